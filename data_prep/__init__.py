@@ -1,0 +1,1 @@
+"""Preparation: image collections in, streaming tar shards out. Never imports torch."""

@@ -1,0 +1,149 @@
+"""Schema of `conf/prepare.yaml`: what a user may choose about preparation, checked before any work starts.
+
+config = load_prepare_config(["source=folder", "source.root=photos", "out=data/photos"])
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+
+from omegaconf import MISSING
+
+
+@dataclass(slots=True, kw_only=True)
+class SourceConfig:
+    """Any source; the group `source` picks the subclass."""
+
+
+@dataclass(slots=True, kw_only=True)
+class FolderSourceConfig(SourceConfig):
+    root: str = field(
+        default=MISSING, metadata={"help": "folder of class folders, or of train/ and val/ with class folders in each"}
+    )
+    val_frac: float = field(
+        default=0.1, metadata={"help": "share of each class held out for val where there is no val/ folder; 0 for none"}
+    )
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.val_frac < 1:
+            raise ValueError(f"source.val_frac={self.val_frac}: 0 <= val_frac < 1 wanted")
+
+
+@dataclass(slots=True, kw_only=True)
+class Cifar10SourceConfig(SourceConfig):
+    root: str = field(default="data/downloads", metadata={"help": "folder with the archives or the unpacked files"})
+    download: bool = field(default=False, metadata={"help": "fetch what is missing into source.root"})
+
+
+@dataclass(slots=True, kw_only=True)
+class Cifar100SourceConfig(SourceConfig):
+    root: str = field(default="data/downloads", metadata={"help": "folder with the archives or the unpacked files"})
+    download: bool = field(default=False, metadata={"help": "fetch what is missing into source.root"})
+
+
+@dataclass(slots=True, kw_only=True)
+class IdxSourceConfig(SourceConfig):
+    root: str = field(default="data/downloads", metadata={"help": "folder with the four idx files, gzipped or not"})
+    download: bool = field(default=False, metadata={"help": "fetch MNIST into source.root where it is missing"})
+
+
+@dataclass(slots=True, kw_only=True)
+class DefaultSourceConfig(SourceConfig):
+    root: str = field(default="data/downloads", metadata={"help": "folder that downloads go to"})
+
+
+@dataclass(slots=True, kw_only=True)
+class SyntheticSourceConfig(SourceConfig):
+    samples: int = field(default=10_000, metadata={"help": "training images"})
+    val_samples: int = field(default=1_000, metadata={"help": "validation images"})
+    classes: int = field(default=10, metadata={"help": "number of classes"})
+    channels: int = field(default=3, metadata={"help": "3 for colour, 1 for grey"})
+    seed: int = field(default=0, metadata={"help": "seed of the images"})
+
+    def __post_init__(self) -> None:
+        if self.samples < 1 or self.val_samples < 0 or self.classes < 1:
+            raise ValueError(
+                f"source.samples={self.samples}, source.val_samples={self.val_samples}, source.classes={self.classes}:"
+                " at least 1, 0 and 1 wanted"
+            )
+        if self.channels not in (1, 3):
+            raise ValueError(f"source.channels={self.channels}: 1 or 3 wanted")
+
+
+class Fit(Enum):
+    """How an image of another shape becomes height x width."""
+
+    crop = "crop"
+    stretch = "stretch"
+
+
+class Channels(Enum):
+    """Channels to store; `source` keeps grey where the source says that every image is grey."""
+
+    source = "source"
+    rgb = "rgb"
+    grey = "grey"
+
+
+@dataclass(slots=True, kw_only=True)
+class LayoutConfig:
+    """Any layout; the group `layout` picks the subclass."""
+
+    resolution: int | None = field(
+        default=None, metadata={"help": "height and width in pixels; null: the source's own where constant, else 64"}
+    )
+    shard_bytes: int = field(default=128 << 20, metadata={"help": "target size of a shard, bytes"})
+    max_pixels: int = field(default=100_000_000, metadata={"help": "an image of more pixels is rejected undecoded"})
+    exif_orientation: bool = field(default=False, metadata={"help": "turn images as their EXIF tag says"})
+
+    def __post_init__(self) -> None:
+        if self.resolution is not None and not 1 <= self.resolution <= 65_535:
+            raise ValueError(f"layout.resolution={self.resolution}: 1 to 65535 wanted")
+        if self.shard_bytes < 1:
+            raise ValueError(f"layout.shard_bytes={self.shard_bytes}: at least 1 wanted")
+
+
+@dataclass(slots=True, kw_only=True)
+class PackedLayoutConfig(LayoutConfig):
+    fit: Fit = field(default=Fit.crop, metadata={"help": "crop: shortest side to size, then the centre; or stretch"})
+    channels: Channels = field(default=Channels.source, metadata={"help": "source, rgb or grey"})
+
+
+@dataclass(slots=True, kw_only=True)
+class EncodedLayoutConfig(LayoutConfig):
+    """JPEG, PNG and WebP bytes as they are; `resolution` is the longest shortest side, null for any."""
+
+    decode_check: bool = field(
+        default=True, metadata={"help": "decode each image once, to reject bad ones and to measure mean and std"}
+    )
+
+
+@dataclass(slots=True, kw_only=True)
+class EngineConfig:
+    """Any engine; the group `engine` picks the subclass."""
+
+    workers: int | None = field(default=None, metadata={"help": "worker processes; null: one a core"})
+
+    def __post_init__(self) -> None:
+        if self.workers is not None and self.workers < 1:
+            raise ValueError(f"engine.workers={self.workers}: at least 1 wanted, or null for one a core")
+
+
+@dataclass(slots=True, kw_only=True)
+class LocalEngineConfig(EngineConfig):
+    pass
+
+
+@dataclass(slots=True, kw_only=True)
+class PrepareConfig:
+    out: str = field(default="data/default", metadata={"help": "folder to write the data set to"})
+    seed: int = field(default=0, metadata={"help": "seed of the global shuffle into shards"})
+    max_rejected: int = field(default=0, metadata={"help": "how many bad items may be left out before it is an error"})
+    source: SourceConfig = MISSING
+    layout: LayoutConfig = MISSING
+    engine: EngineConfig = MISSING
+
+    def __post_init__(self) -> None:
+        if self.max_rejected < 0:
+            raise ValueError(f"max_rejected={self.max_rejected}: at least 0 wanted")

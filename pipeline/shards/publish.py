@@ -1,0 +1,64 @@
+"""Atomic publishing: a file is either whole under its name or not there at all.
+
+    with publish(Path("train/shard-000000.tar")) as stream:
+        stream.write(record)
+
+Bytes go to `.<name>.part` beside the target, then fsync, rename, fsync of the folder. Leaving the block by an
+exception removes the part file; a killed process leaves one behind, which the next attempt overwrites and
+`remove_part_files` clears.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+
+PART_SUFFIX = ".part"
+
+
+@contextmanager
+def publish(path: Path) -> Iterator[BinaryIO]:
+    """Yield a binary stream whose bytes appear at `path` when the block ends without an exception."""
+    part = path.with_name(f".{path.name}{PART_SUFFIX}")
+    try:
+        with part.open("wb") as stream:
+            yield stream
+            stream.flush()
+            os.fsync(stream.fileno())
+        part.rename(path)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+    fsync_folder(path.parent)
+
+
+def publish_bytes(path: Path, content: bytes) -> None:
+    """Publish `content` at `path`."""
+    with publish(path) as stream:
+        stream.write(content)
+
+
+def publish_json(path: Path, value: Any) -> bytes:
+    """Publish `value` as indented, key-ordered-as-given JSON and return the bytes written."""
+    content = (json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
+    publish_bytes(path, content)
+    return content
+
+
+def fsync_folder(folder: Path) -> None:
+    """Make renames inside `folder` survive a loss of power."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def remove_part_files(folder: Path) -> None:
+    """Remove what killed writers left below `folder`."""
+    for part in folder.rglob(f".*{PART_SUFFIX}"):
+        part.unlink(missing_ok=True)

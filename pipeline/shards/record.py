@@ -1,0 +1,138 @@
+"""Records: the stored bytes of one sample, as members of a plain POSIX ustar tar.
+
+A packed record (64x64 RGB shown) is constant in length, so the shard is an array:
+
+    byte     0  ustar header of `<key>.cls`
+           512  the label, 8 ASCII digits, padded with zero bytes to 512
+          1024  ustar header of `<key>.ppm`
+          1536  PPM header, 64 bytes: b"P6\\n#...\\n64 64\\n255\\n"
+          1600  pixels, 64*64*3 uint8, rows first, channels last; padded with zero bytes to a multiple of 512
+
+An encoded record has the same first two blocks, then `<key>.jpg` (or png, webp) with the image's bytes as they
+are. Format: docs/FORMAT.md; tar: POSIX.1-1988 ustar; PPM and PGM: the Netpbm specifications.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+BLOCK_BYTES = 512
+END_OF_ARCHIVE = bytes(2 * BLOCK_BYTES)
+LABEL_DIGITS = 8
+PIXEL_ALIGNMENT_BYTES = 64
+MAX_KEY_BYTES = 90
+MAX_MEMBER_BYTES = 8**11 - 1
+KEY_PATTERN = re.compile(rf"[A-Za-z0-9_-]{{1,{MAX_KEY_BYTES}}}")
+ENCODED_EXTENSIONS = ("jpg", "png", "webp")
+
+ImageArray = npt.NDArray[np.uint8]
+
+
+def padded_bytes(size_bytes: int) -> int:
+    """Return `size_bytes` rounded up to whole tar blocks."""
+    return -(-size_bytes // BLOCK_BYTES) * BLOCK_BYTES
+
+
+def ustar_header(name: str, size_bytes: int) -> bytes:
+    """Return the 512-byte ustar header of a regular file: mode 0644, uid, gid and mtime 0, no names.
+
+    Raises:
+        ValueError: `name` is over 100 bytes or `size_bytes` is over 8 GiB - 1.
+    """
+    encoded_name = name.encode("ascii")
+    if len(encoded_name) > 100:
+        raise ValueError(f"member name {name!r} is longer than ustar's 100 bytes")
+    if not 0 <= size_bytes <= MAX_MEMBER_BYTES:
+        raise ValueError(f"member size {size_bytes} is outside ustar's 0..{MAX_MEMBER_BYTES}")
+    before = encoded_name.ljust(100, b"\0") + b"0000644\0" + b"0000000\0" * 2 + b"%011o\0%011o\0" % (size_bytes, 0)
+    after = b"0" + bytes(100) + b"ustar\x0000" + bytes(64) + b"0000000\0" * 2 + bytes(167)
+    checksum = sum(before) + 8 * ord(" ") + sum(after)
+    return before + b"%06o\0 " % checksum + after
+
+
+def member(name: str, content: bytes) -> bytes:
+    """Return a whole tar member: header, content, padding."""
+    return ustar_header(name, len(content)) + content.ljust(padded_bytes(len(content)), b"\0")
+
+
+def label_member(key: str, label: int) -> bytes:
+    """Return the constant-size `<key>.cls` member: the class number as 8 zero-padded ASCII digits."""
+    if not KEY_PATTERN.fullmatch(key):
+        raise ValueError(f"key {key!r}: 1 to {MAX_KEY_BYTES} of A-Z a-z 0-9 _ - wanted")
+    if not 0 <= label < 10**LABEL_DIGITS:
+        raise ValueError(f"label {label}: 0 to {10**LABEL_DIGITS - 1} wanted")
+    return member(f"{key}.cls", b"%0*d" % (LABEL_DIGITS, label))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PackedLayout:
+    """The geometry of packed records: uint8 images of one shape, channels 3 (PPM) or 1 (PGM)."""
+
+    height: int
+    width: int
+    channels: int
+
+    def __post_init__(self) -> None:
+        for field in ("height", "width"):
+            if not 1 <= getattr(self, field) <= 65_535:
+                raise ValueError(f"{field}={getattr(self, field)}: 1 to 65535 wanted")
+        if self.channels not in (1, 3):
+            raise ValueError(f"channels={self.channels}: 1 or 3 wanted")
+
+    @property
+    def extension(self) -> str:
+        return "ppm" if self.channels == 3 else "pgm"
+
+    @property
+    def pixel_bytes(self) -> int:
+        return self.height * self.width * self.channels
+
+    @property
+    def image_header(self) -> bytes:
+        """The constant PPM or PGM header: a comment pads it to 64 bytes, so that pixels are aligned."""
+        magic = b"P6" if self.channels == 3 else b"P5"
+        tail = b"\n%d %d\n255\n" % (self.width, self.height)
+        return magic + b"\n#" + b"." * (PIXEL_ALIGNMENT_BYTES - len(magic) - 2 - len(tail)) + tail
+
+    @property
+    def image_offset(self) -> int:
+        """Where the PPM or PGM file starts inside the record."""
+        return 3 * BLOCK_BYTES
+
+    @property
+    def image_bytes(self) -> int:
+        return PIXEL_ALIGNMENT_BYTES + self.pixel_bytes
+
+    @property
+    def pixel_offset(self) -> int:
+        """Where the first pixel stands inside the record; a multiple of 64."""
+        return self.image_offset + PIXEL_ALIGNMENT_BYTES
+
+    @property
+    def record_bytes(self) -> int:
+        return self.image_offset + padded_bytes(self.image_bytes)
+
+    def pack(self, *, key: str, label: int, image_HWC: ImageArray) -> bytes:
+        """Return the record of one image, uint8 of shape (height, width, channels).
+
+        Raises:
+            ValueError: another shape or dtype, a bad key, or a label out of range.
+        """
+        if image_HWC.shape != (self.height, self.width, self.channels) or image_HWC.dtype != np.uint8:
+            raise ValueError(
+                f"image of shape {image_HWC.shape} {image_HWC.dtype}:"
+                f" {(self.height, self.width, self.channels)} uint8 wanted"
+            )
+        content = self.image_header + image_HWC.tobytes()
+        return label_member(key, label) + member(f"{key}.{self.extension}", content)
+
+
+def pack_encoded(*, key: str, label: int, image: bytes, extension: str) -> bytes:
+    """Return the record of one image file kept as it is; `extension` is jpg, png or webp."""
+    if extension not in ENCODED_EXTENSIONS:
+        raise ValueError(f"extension {extension!r}: one of {', '.join(ENCODED_EXTENSIONS)} wanted")
+    return label_member(key, label) + member(f"{key}.{extension}", image)
