@@ -147,3 +147,24 @@ class PrepareConfig:
     def __post_init__(self) -> None:
         if self.max_rejected < 0:
             raise ValueError(f"max_rejected={self.max_rejected}: at least 0 wanted")
+
+
+@dataclass(slots=True, kw_only=True)
+class VerifyConfig:
+    path: str = field(default=MISSING, metadata={"help": "folder of the data set"})
+    decode: int = field(default=8, metadata={"help": "images to decode in each shard of the encoded layout"})
+
+
+PREPARE_SCHEMAS = {
+    "root": PrepareConfig,
+    "source/default": DefaultSourceConfig,
+    "source/folder": FolderSourceConfig,
+    "source/cifar10": Cifar10SourceConfig,
+    "source/cifar100": Cifar100SourceConfig,
+    "source/idx": IdxSourceConfig,
+    "source/synthetic": SyntheticSourceConfig,
+    "layout/packed": PackedLayoutConfig,
+    "layout/encoded": EncodedLayoutConfig,
+    "engine/local": LocalEngineConfig,
+}
+VERIFY_SCHEMAS = {"root": VerifyConfig}

@@ -1,0 +1,202 @@
+"""From an item's image to its stored record.
+
+    encoder = PackedEncoder(layout=PackedLayout(height=64, width=64, channels=3), config=config)
+    stored = encoder.encode(key="000000017", label=3, image=jpeg_bytes)
+
+A bad image raises `Rejected` with a reason that names what is wrong with it; nothing else escapes for bad input.
+"""
+
+from __future__ import annotations
+
+import io
+import warnings
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from data_prep.config import Channels, EncodedLayoutConfig, Fit, LayoutConfig, PackedLayoutConfig
+from data_prep.sources.base import ImageArray
+from pipeline.shards.record import BLOCK_BYTES, PackedLayout, pack_encoded
+
+FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
+KEPT_EXTENSIONS = {"JPEG": "jpg", "MPO": "jpg", "PNG": "png", "WEBP": "webp"}
+DEFAULT_RESOLUTION = 64
+
+
+class Rejected(Exception):
+    """An item that cannot become a record; the message is the reason."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stored:
+    """A record ready to append, and what the sidecar and the statistics need to know of it.
+
+    `channel_sums` and `channel_square_sums` are exact integers over `num_pixels` pixels, or None if undecoded.
+    """
+
+    record: bytes
+    image_offset: int
+    image_bytes: int
+    height: int
+    width: int
+    num_pixels: int
+    channel_sums: npt.NDArray[np.int64] | None
+    channel_square_sums: npt.NDArray[np.int64] | None
+
+
+class Encoder(Protocol):
+    def encode(self, *, key: str, label: int, image: bytes | ImageArray) -> Stored:
+        """Return the record of one image, or raise Rejected."""
+
+
+def make_encoder(config: LayoutConfig, *, native_shape: tuple[int, int, int] | None) -> Encoder:
+    """Return the encoder of a layout for a source whose images have `native_shape` (None where they differ)."""
+    if isinstance(config, PackedLayoutConfig):
+        return PackedEncoder(config=config, layout=packed_layout(config, native_shape=native_shape))
+    if isinstance(config, EncodedLayoutConfig):
+        return EncodedEncoder(config=config)
+    raise TypeError(f"no encoder for {type(config).__name__}")
+
+
+def packed_layout(config: PackedLayoutConfig, *, native_shape: tuple[int, int, int] | None) -> PackedLayout:
+    """Return the packed geometry: `resolution` if given, else the source's own shape, else 64 x 64 RGB."""
+    height, width, channels = native_shape or (DEFAULT_RESOLUTION, DEFAULT_RESOLUTION, 3)
+    if config.resolution is not None:
+        height = width = config.resolution
+    if config.channels is not Channels.source:
+        channels = 3 if config.channels is Channels.rgb else 1
+    return PackedLayout(height=height, width=width, channels=channels)
+
+
+class PackedEncoder:
+    """Decodes, resizes and packs: every record of one length."""
+
+    def __init__(self, *, config: PackedLayoutConfig, layout: PackedLayout) -> None:
+        self.config = config
+        self.layout = layout
+
+    def encode(self, *, key: str, label: int, image: bytes | ImageArray) -> Stored:
+        layout = self.layout
+        if isinstance(image, bytes) or image.shape != (layout.height, layout.width, layout.channels):
+            picture = open_picture(image, config=self.config)
+            picture = to_mode(picture, channels=layout.channels)
+            picture = fit_picture(picture, height=layout.height, width=layout.width, fit=self.config.fit)
+            pixels = np.asarray(picture).reshape(layout.height, layout.width, layout.channels)
+        else:
+            pixels = image
+        sums, square_sums = channel_sums(pixels)
+        return Stored(
+            record=layout.pack(key=key, label=label, image_HWC=pixels),
+            image_offset=layout.image_offset,
+            image_bytes=layout.image_bytes,
+            height=layout.height,
+            width=layout.width,
+            num_pixels=layout.height * layout.width,
+            channel_sums=sums,
+            channel_square_sums=square_sums,
+        )
+
+
+class EncodedEncoder:
+    """Keeps JPEG, PNG and WebP bytes as they are; anything else, and images over `resolution`, become PNG."""
+
+    def __init__(self, *, config: EncodedLayoutConfig) -> None:
+        self.config = config
+
+    def encode(self, *, key: str, label: int, image: bytes | ImageArray) -> Stored:
+        picture = open_picture(image, config=self.config, load=self.config.decode_check)
+        extension = KEPT_EXTENSIONS.get(picture.format or "")
+        limit = self.config.resolution
+        if not isinstance(image, bytes) or extension is None or (limit is not None and min(picture.size) > limit):
+            extension = extension or "png"
+            image, picture = reencode(picture, extension=extension, limit=limit)
+        sums = square_sums = None
+        if self.config.decode_check:
+            sums, square_sums = channel_sums(np.asarray(to_mode(picture, channels=3)))
+        return Stored(
+            record=pack_encoded(key=key, label=label, image=image, extension=extension),
+            image_offset=3 * BLOCK_BYTES,
+            image_bytes=len(image),
+            height=picture.height,
+            width=picture.width,
+            num_pixels=picture.height * picture.width,
+            channel_sums=sums,
+            channel_square_sums=square_sums,
+        )
+
+
+def open_picture(image: bytes | ImageArray, *, config: LayoutConfig, load: bool = True) -> Image.Image:
+    """Open an image; refuse one over `max_pixels` before decoding it.
+
+    Raises:
+        Rejected: not an image, of an unknown format, too large, or broken.
+    """
+    if not isinstance(image, bytes):
+        return Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            picture: Image.Image = Image.open(io.BytesIO(image), formats=FORMATS)
+            width, height = picture.size
+            if width * height > config.max_pixels:
+                raise Rejected(f"{width}x{height} pixels is over layout.max_pixels={config.max_pixels}")
+            if load:
+                picture.load()
+                if config.exif_orientation:
+                    picture = ImageOps.exif_transpose(picture)
+            return picture
+    except UnidentifiedImageError:
+        reason = "empty file" if not image else "not a JPEG, PNG, WebP, BMP, GIF, TIFF or PPM image"
+        raise Rejected(reason) from None
+    except Rejected:
+        raise
+    except Exception as error:  # Pillow's decoders raise almost anything on broken input
+        raise Rejected(f"cannot be decoded: {error}") from None
+
+
+def to_mode(picture: Image.Image, *, channels: int) -> Image.Image:
+    """Convert to RGB or grey, 8 bits, as a viewer would show it: CMYK, palettes and 16 bits included."""
+    if picture.mode.startswith("I;16") or picture.mode == "I":
+        scaled: Any = np.asarray(picture).astype(np.uint32) / 257.0
+        picture = Image.fromarray(np.clip(np.rint(scaled), 0, 255).astype(np.uint8))
+    mode = "RGB" if channels == 3 else "L"
+    return picture if picture.mode == mode else picture.convert(mode)
+
+
+def fit_picture(picture: Image.Image, *, height: int, width: int, fit: Fit) -> Image.Image:
+    """Resize with an antialiased Lanczos filter to exactly height x width.
+
+    With Fit.crop the largest centred box of the target's shape is kept, so nothing is distorted.
+    """
+    if picture.size == (width, height):
+        return picture
+    box: tuple[float, float, float, float] = (0, 0, picture.width, picture.height)
+    if fit is Fit.crop:
+        scale = min(picture.width / width, picture.height / height)
+        left, top = (picture.width - scale * width) / 2, (picture.height - scale * height) / 2
+        box = (left, top, picture.width - left, picture.height - top)
+    return picture.resize((width, height), Image.Resampling.LANCZOS, box=box)
+
+
+def reencode(picture: Image.Image, *, extension: str, limit: int | None) -> tuple[bytes, Image.Image]:
+    """Return the bytes of `picture` at a shortest side of at most `limit`, and the picture they hold."""
+    try:
+        picture = picture if picture.mode in ("L", "RGB") else to_mode(picture, channels=3)
+        if limit is not None and min(picture.size) > limit:
+            scale = limit / min(picture.size)
+            size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
+            picture = picture.resize(size, Image.Resampling.LANCZOS)
+        stream = io.BytesIO()
+        picture.save(stream, format={"jpg": "JPEG", "png": "PNG", "webp": "WEBP"}[extension], quality=90)
+    except OSError as error:
+        raise Rejected(f"cannot be decoded: {error}") from None
+    return stream.getvalue(), picture
+
+
+def channel_sums(pixels_HWC: ImageArray) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Return each channel's sum and sum of squares, exact: float64 holds every integer below 2**53."""
+    values = pixels_HWC.reshape(-1, pixels_HWC.shape[-1]).astype(np.float64)
+    return values.sum(axis=0).astype(np.int64), np.einsum("pc,pc->c", values, values).astype(np.int64)

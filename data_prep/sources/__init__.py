@@ -1,0 +1,55 @@
+"""Sources: image collections of every form, opened by one function.
+
+source = open_source(config.source, resolution=config.layout.resolution)
+"""
+
+from __future__ import annotations
+
+from data_prep.config import (
+    Cifar10SourceConfig,
+    Cifar100SourceConfig,
+    DefaultSourceConfig,
+    FolderSourceConfig,
+    IdxSourceConfig,
+    SourceConfig,
+    SyntheticSourceConfig,
+)
+from data_prep.sources.base import Source
+from data_prep.sources.cifar import CIFAR10, CIFAR100, open_cifar
+from data_prep.sources.default import open_default
+from data_prep.sources.folder import open_folder
+from data_prep.sources.idx import open_idx
+from data_prep.sources.synthetic import SyntheticSource
+
+
+def open_source(config: SourceConfig, *, resolution: int | None) -> Source:
+    """Open the source that `config` describes, downloading it first where it says so.
+
+    Args:
+        config: one of the subclasses of SourceConfig.
+        resolution: height and width of synthetic images in pixels, None for 64; other sources have their own.
+
+    Raises:
+        UserError: nothing is there, what is there is not of the source's form, or it cannot be downloaded.
+    """
+    match config:
+        case FolderSourceConfig():
+            return open_folder(config.root, val_frac=config.val_frac)
+        case Cifar10SourceConfig():
+            return open_cifar(config.root, collection=CIFAR10, download=config.download)
+        case Cifar100SourceConfig():
+            return open_cifar(config.root, collection=CIFAR100, download=config.download)
+        case IdxSourceConfig():
+            return open_idx(config.root, download=config.download)
+        case DefaultSourceConfig():
+            return open_default(config.root)
+        case SyntheticSourceConfig():
+            return SyntheticSource(
+                samples=config.samples,
+                val_samples=config.val_samples,
+                classes=config.classes,
+                channels=config.channels,
+                seed=config.seed,
+                resolution=resolution,
+            )
+    raise ValueError(f"{type(config).__name__}: no such source")

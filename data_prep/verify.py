@@ -1,0 +1,93 @@
+"""`python -m data_prep.verify path=DIR`: re-read every byte of a data set and say what is damaged.
+
+Exit code 0 when it is whole, 1 when damage was found (each fault on a line, naming shard and record), 2 when
+there is no data set to verify.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from data_prep.config import VERIFY_SCHEMAS, EncodedLayoutConfig, VerifyConfig
+from data_prep.encode import Rejected, open_picture
+from data_prep.progress import Progress
+from pipeline.compose import compose, help_text
+from pipeline.shards.check import find_damage
+from pipeline.shards.errors import DamageError, run_entry_point
+from pipeline.shards.index import read_index
+from pipeline.shards.manifest import MANIFEST_FILE, DataSet, ShardEntry, Split, read_data_set
+
+SUMMARY = """Re-read a data set: counts, tar structure, checksums, labels, some decoded images.
+
+  python -m data_prep.verify path=data/cifar10
+
+Exit code 0: whole. 1: damaged, each fault on a line. 2: nothing to verify."""
+EXIT_DAMAGED = 1
+
+
+def main(argv: list[str]) -> int:
+    if {"-h", "--help"} & set(argv):
+        sys.stdout.write(help_text("verify", VERIFY_SCHEMAS, summary=SUMMARY))
+        return 0
+    config: VerifyConfig = compose("verify", VERIFY_SCHEMAS, argv)
+    num_faults = 0
+    try:
+        data_set = read_data_set(Path(config.path))
+        for fault in find_faults(data_set, num_decoded=config.decode):
+            sys.stdout.write(f"damaged: {fault}\n")
+            num_faults += 1
+    except DamageError as error:
+        sys.stdout.write(f"damaged: {error}\n")
+        return EXIT_DAMAGED
+    if num_faults:
+        sys.stdout.write(f"{config.path}: {num_faults} faults\n")
+        return EXIT_DAMAGED
+    counts = ", ".join(f"{split.num_samples:,} {name}" for name, split in data_set.splits.items())
+    sys.stdout.write(f"{config.path}: whole: {counts} samples\n")
+    return 0
+
+
+def find_faults(data_set: DataSet, *, num_decoded: int) -> Iterator[str]:
+    """Yield a line for each fault in any split of `data_set`."""
+    total = sum(len(split.shards) for split in data_set.splits.values())
+    with Progress(total=total, unit="shards", label="verifying") as progress:
+        for split in data_set.splits.values():
+            yield from _find_strangers(data_set.root / split.name, split)
+            for shard in split.shards:
+                faults = list(find_damage(data_set, shard))
+                yield from faults
+                if not faults and data_set.packed is None:
+                    yield from _find_undecodable(shard, num_decoded=num_decoded)
+                progress.update(1, shard.size_bytes)
+
+
+def _find_strangers(folder: Path, split: Split) -> Iterator[str]:
+    """Yield files beside the shards that the manifest does not know."""
+    known = {MANIFEST_FILE, *(s.path.name for s in split.shards), *(s.index_path.name for s in split.shards)}
+    for path in sorted(folder.iterdir()):
+        if path.name not in known:
+            yield f"{path}: not in the manifest"
+
+
+def _find_undecodable(shard: ShardEntry, *, num_decoded: int) -> Iterator[str]:
+    rows = read_index(shard.index_path, num_samples=shard.num_samples)
+    config = EncodedLayoutConfig()
+    with shard.path.open("rb") as stream:
+        for record in np.unique(np.linspace(0, len(rows) - 1, num_decoded).astype(int)):
+            row = rows[record]
+            stream.seek(int(row["image_offset"]))
+            try:
+                picture = open_picture(stream.read(int(row["image_bytes"])), config=config)
+            except Rejected as reason:
+                yield f"{shard.path}: record {record}: {reason}"
+                continue
+            if picture.size != (int(row["width"]), int(row["height"])):
+                yield f"{shard.path}: record {record}: {picture.size}, its sidecar says another size"
+
+
+if __name__ == "__main__":
+    sys.exit(run_entry_point(main))

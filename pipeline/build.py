@@ -1,0 +1,295 @@
+"""From checked configs to objects: the one place where a config class is matched to a constructor.
+
+data = open_data(config.data, world)
+plan = plan_steps(config, num_samples=data.train.num_samples)
+module = build_module(config, data, plan)
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, assert_never
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.strategies import DDPStrategy, SingleDeviceStrategy, Strategy
+from torch import nn
+
+from pipeline.config import (
+    FULL_BATCH,
+    AdamWConfig,
+    BottleneckMlpConfig,
+    Check,
+    ConstantConfig,
+    CosineConfig,
+    CrossEntropyConfig,
+    DataConfig,
+    Duration,
+    FullOrderConfig,
+    LogisticRegressionConfig,
+    MeanSquaredErrorConfig,
+    MlpConfig,
+    ModelConfig,
+    ObjectiveConfig,
+    OptimizerConfig,
+    OrderConfig,
+    Precision,
+    ScheduleConfig,
+    SgdConfig,
+    TrainConfig,
+    Unit,
+)
+from pipeline.data.loader import BatchLoader
+from pipeline.data.order import FullOrder, SequentialOrder
+from pipeline.data.reader import PackedReader
+from pipeline.model.mlp import BottleneckMlp, Mlp
+from pipeline.shards.check import find_damage
+from pipeline.shards.errors import DamageError, UserError
+from pipeline.shards.keyed import make_key
+from pipeline.shards.manifest import DataSet, read_data_set
+from pipeline.training.checkpoint import AtomicCheckpointIO
+from pipeline.training.module import Augmentation, ClassifierModule, StepPlan
+from pipeline.training.objective import Objective, cross_entropy, mean_squared_error
+from pipeline.training.optim import parameter_groups
+from pipeline.training.schedule import rate_factor
+from pipeline.world import World
+
+log = logging.getLogger(__name__)
+
+AUTO_CHECK_BYTES = 4 << 30
+# Where nothing was decoded in preparation there are no statistics; pixels are then scaled to -1..1.
+UNMEASURED_MEAN = UNMEASURED_STD = 127.5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchPlan:
+    """Slots of a global batch and of a micro-batch on one rank."""
+
+    slots: int
+    micro_slots_per_rank: int
+    micro_batches: int
+
+
+def open_splits(config: DataConfig, splits: list[str], world: World) -> tuple[DataSet, list[PackedReader]]:
+    """Open splits of the data set, after checking as much of them as `data.check` asks; ranks share the work.
+
+    Raises:
+        UserError: there is no such data set or split, or it is not packed.
+        DamageError: a file is not what the manifest says.
+    """
+    data_set = world.agree(lambda: read_data_set(Path(config.path)))
+    readers: list[PackedReader] = []
+    world.agree_all(lambda: readers.extend(PackedReader(data_set, split) for split in splits))
+    shards = [shard for reader in readers for shard in reader.split.shards]
+    size_bytes = sum(shard.size_bytes for shard in shards)
+    if config.check is Check.full or (config.check is Check.auto and size_bytes <= AUTO_CHECK_BYTES):
+        world.agree_all(lambda: _check_checksums(data_set, shards[world.rank :: world.size]))
+    elif world.rank == 0:
+        log.info(
+            "data: %.1f GB, lengths checked, checksums not (data.check=full, or python -m data_prep.verify path=%s)",
+            size_bytes / 1e9,
+            config.path,
+        )
+    return data_set, readers
+
+
+def _check_checksums(data_set: DataSet, shards: list[Any]) -> None:
+    for shard in shards:
+        for fault in find_damage(data_set, shard):
+            raise DamageError(f"{fault}; see all of it with python -m data_prep.verify path={data_set.root}")
+
+
+def plan_batch(config: TrainConfig, *, num_samples: int, world_size: int) -> BatchPlan:
+    """Return how a global batch is cut.
+
+    Raises:
+        UserError: a batch that ranks do not divide, or larger than the split.
+    """
+    if config.batch.size == FULL_BATCH:
+        # Padded by weight-0 slots to a multiple of the ranks: the update is the whole set's gradient.
+        size = -(-num_samples // world_size) * world_size
+    else:
+        size = int(config.batch.size)
+        if size > num_samples:
+            raise UserError(f"batch.size={size} is over the {num_samples:,} samples of the split; try batch.size=full")
+        if size % world_size:
+            nearest = max(1, round(size / world_size)) * world_size
+            raise UserError(
+                f"batch.size={size} does not divide by {world_size} ranks: try batch.size={nearest},"
+                " or another number of ranks (NPROC=...)"
+            )
+    micro_size = min(config.batch.micro_size or size, size)
+    if micro_size % world_size:
+        raise UserError(f"batch.micro_size={micro_size} does not divide by {world_size} ranks")
+    micro_slots = micro_size // world_size
+    return BatchPlan(
+        slots=size, micro_slots_per_rank=micro_slots, micro_batches=-(-(size // world_size) // micro_slots)
+    )
+
+
+def build_order(config: OrderConfig, *, num_samples: int, slots: int, seed: int) -> FullOrder:
+    """Return training's order."""
+    match config:
+        case FullOrderConfig():
+            return FullOrder(num_samples=num_samples, batch_size=slots, seed=seed)
+    raise TypeError(f"no order for {type(config).__name__}")
+
+
+def plan_steps(config: TrainConfig, *, steps_per_epoch: int, micro_batches: int) -> StepPlan:
+    """Return the number of updates, and the learning rate of each, as pure functions of config and data."""
+    total_steps = config.trainer.max_epochs * steps_per_epoch
+    if config.trainer.max_steps is not None:
+        total_steps = min(total_steps, config.trainer.max_steps)
+    warmup_steps = duration_steps(config.schedule.warmup, steps_per_epoch=steps_per_epoch, total_steps=total_steps)
+    shape, final_frac = _shape_of(config.schedule)
+
+    def rate_at(step: int) -> float:
+        return config.optimizer.rate * rate_factor(
+            step=step, total_steps=total_steps, warmup_steps=warmup_steps, shape=shape, final_frac=final_frac
+        )
+
+    return StepPlan(
+        steps_per_epoch=steps_per_epoch,
+        total_steps=total_steps,
+        micro_batches=micro_batches,
+        rate_at=rate_at,
+        clip_norm=config.trainer.clip_norm,
+    )
+
+
+def duration_steps(duration: Duration, *, steps_per_epoch: int, total_steps: int) -> int:
+    """Return a duration in updates, rounded."""
+    match duration.unit:
+        case Unit.steps:
+            return round(duration.value)
+        case Unit.epochs:
+            return round(duration.value * steps_per_epoch)
+        case Unit.frac:
+            return round(duration.value * total_steps)
+    assert_never(duration.unit)
+
+
+def _shape_of(config: ScheduleConfig) -> tuple[str, float]:
+    match config:
+        case CosineConfig():
+            return "cosine", config.final_frac
+        case ConstantConfig():
+            return "constant", 1.0
+    raise TypeError(f"no schedule for {type(config).__name__}")
+
+
+def build_model(config: ModelConfig, *, in_features: int, num_classes: int, seed: int) -> nn.Module:
+    """Return the model; its initial weights are a function of the seed."""
+    torch.manual_seed(make_key("weights", seed) >> 1)
+    match config:
+        case LogisticRegressionConfig():
+            return Mlp(in_features=in_features, widths=[], num_classes=num_classes)
+        case MlpConfig():
+            return Mlp(
+                in_features=in_features,
+                widths=config.widths,
+                num_classes=num_classes,
+                activation=config.activation.name,
+                norm=config.norm.name,
+                dropout=config.dropout,
+            )
+        case BottleneckMlpConfig():
+            return BottleneckMlp(
+                in_features=in_features,
+                depth=config.depth,
+                width=config.width,
+                num_classes=num_classes,
+                expansion=config.expansion,
+                dropout=config.dropout,
+            )
+    raise TypeError(f"no model for {type(config).__name__}")
+
+
+def build_objective(config: ObjectiveConfig) -> tuple[Objective, Objective]:
+    """Return the objectives of training and of evaluation, where the second smooths no labels."""
+    match config:
+        case CrossEntropyConfig():
+            return functools.partial(cross_entropy, label_smoothing=config.label_smoothing), cross_entropy
+        case MeanSquaredErrorConfig():
+            return mean_squared_error, mean_squared_error
+    raise TypeError(f"no objective for {type(config).__name__}")
+
+
+def build_optimizer(config: OptimizerConfig, model: nn.Module) -> torch.optim.Optimizer:
+    """Return the optimiser over the model's parameters."""
+    groups = parameter_groups(model, weight_decay=config.weight_decay)
+    match config:
+        case SgdConfig():
+            return torch.optim.SGD(groups, lr=config.rate, momentum=config.momentum, nesterov=config.nesterov)
+        case AdamWConfig():
+            return torch.optim.AdamW(groups, lr=config.rate, betas=(config.beta1, config.beta2))
+    raise TypeError(f"no optimizer for {type(config).__name__}")
+
+
+def build_module(config: TrainConfig, data_set: DataSet, plan: StepPlan) -> ClassifierModule:
+    """Return the Lightning module for a packed data set."""
+    layout = data_set.packed
+    assert layout is not None, "readers refuse other layouts"
+    model = build_model(
+        config.model, in_features=layout.pixel_bytes, num_classes=data_set.num_classes, seed=config.seed
+    )
+    if config.trainer.compile:
+        model.compile()
+    objective, eval_objective = build_objective(config.objective)
+    statistics = data_set.statistics
+    channels = layout.channels
+    mean = statistics.mean if statistics else (UNMEASURED_MEAN,) * channels
+    # A channel that never varies is left at 0 rather than divided by 0.
+    std = tuple(value or 1.0 for value in statistics.std) if statistics else (UNMEASURED_STD,) * channels
+    return ClassifierModule(
+        model,
+        objective=objective,
+        eval_objective=eval_objective,
+        make_optimizer=functools.partial(build_optimizer, config.optimizer),
+        plan=plan,
+        augmentation=Augmentation(flip=config.augment.flip, crop_padding=config.augment.crop_padding),
+        mean=mean,
+        std=std,
+        seed=config.seed,
+    )
+
+
+def build_eval_loader(reader: PackedReader, *, slots_per_rank: int, prefetch: int, world: World) -> BatchLoader:
+    """Return a loader of every sample once; the shape of a forward pass does not depend on the number of ranks."""
+    order = SequentialOrder(num_samples=reader.num_samples, batch_size=slots_per_rank * world.size)
+    return BatchLoader(reader, order, rank=world.rank, world_size=world.size, prefetch=prefetch, pin=world.cuda)
+
+
+def build_trainer(
+    *, world: World, precision: Precision, callbacks: list[pl.Callback], plan: StepPlan | None = None
+) -> pl.Trainer:
+    """Return a Lightning trainer that logs, saves and draws nothing by itself; callbacks do."""
+    strategy: Strategy
+    io = AtomicCheckpointIO()
+    if world.size > 1:
+        strategy = DDPStrategy(
+            process_group_backend="nccl" if world.cuda else "gloo", gradient_as_bucket_view=True, checkpoint_io=io
+        )
+    else:
+        strategy = SingleDeviceStrategy("cuda:0" if world.cuda else "cpu", checkpoint_io=io)
+    return pl.Trainer(
+        accelerator="cuda" if world.cuda else "cpu",
+        devices=world.local_size,
+        num_nodes=world.size // world.local_size,
+        strategy=strategy,
+        precision="bf16-mixed" if precision is Precision.bf16 else "32-true",
+        max_epochs=-1,
+        max_steps=plan.total_steps if plan else -1,
+        accumulate_grad_batches=plan.micro_batches if plan else 1,
+        callbacks=callbacks,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,
+        inference_mode=True,
+    )

@@ -1,0 +1,1 @@
+"""From manifest to batch: the order (pure), the gather, the loader."""

@@ -1,0 +1,1 @@
+"""Models: torch modules from flattened pixels to logits. No Lightning, no config tree."""

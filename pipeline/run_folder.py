@@ -1,0 +1,175 @@
+"""The run folder: what a run is told, and what it leaves.
+
+    config.yaml  run.json  metrics.jsonl  checkpoints/  summary.json  evaluation.json  sample_ids.rank<R>.jsonl
+
+`open_run` decides, on rank 0 alone, whether a run starts, goes on or is refused.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import platform
+import subprocess
+import sys
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from pipeline.compose import CONF_FOLDER, first_difference
+from pipeline.config import TrainConfig, to_stored
+from pipeline.shards.errors import UserError
+from pipeline.shards.publish import publish_bytes, publish_json, remove_part_files
+from pipeline.training.checkpoint import load_checkpoint, newest_whole_checkpoint
+
+log = logging.getLogger(__name__)
+
+RUNS_FOLDER = Path("runs")
+LATEST = RUNS_FOLDER / "latest"
+CONFIG_FILE = "config.yaml"
+RUN_FILE = "run.json"
+METRICS_FILE = "metrics.jsonl"
+SUMMARY_FILE = "summary.json"
+EVALUATION_FILE = "evaluation.json"
+CHECKPOINT_FOLDER = "checkpoints"
+# These may change between a run and its going on without another folder or resume=true.
+FREE_FIELDS = ("run_dir", "resume", "logger", "data", "log_sample_ids")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """A run folder, opened: the checkpoint to go on from, or None, and the steps already done."""
+
+    folder: Path
+    checkpoint: Path | None
+    finished_steps: int
+    is_finished: bool
+
+
+def open_run(config: TrainConfig, *, fingerprint: dict[str, Any], total_steps: int) -> Run:
+    """Create the run folder, or open the one that is there; only rank 0 may call this.
+
+    Args:
+        fingerprint: what the order depends on; a checkpoint with another one is refused.
+        total_steps: updates that the whole run makes.
+
+    Raises:
+        UserError: the folder holds another run, or one that must not be resumed.
+    """
+    folder = Path(config.run_dir) if config.run_dir is not None else _next_free_folder()
+    stored_config = folder / CONFIG_FILE
+    if not stored_config.exists():
+        if folder.is_dir() and any(folder.iterdir()):
+            raise UserError(f"run_dir={folder}: not empty and not a run; choose another folder")
+        _create(folder, config, fingerprint)
+        return Run(folder=folder, checkpoint=None, finished_steps=0, is_finished=False)
+    if config.resume is False:
+        raise UserError(f"run_dir={folder}: already holds a run; leave resume=false out, or choose another run_dir")
+    if config.resume is None:
+        _refuse_other_config(folder, config)
+    remove_part_files(folder)
+    checkpoint = newest_whole_checkpoint(folder / CHECKPOINT_FOLDER)
+    finished_steps = 0
+    if checkpoint is not None:
+        content = load_checkpoint(checkpoint)
+        finished_steps = int(content["global_step"])
+        if difference := first_difference(content["fingerprint"], fingerprint):
+            name, old, new = difference
+            raise UserError(
+                f"run_dir={folder}: cannot go on: {name} was {old}, now {new}, so its batches would be others;"
+                " put it back, or start a new run with another run_dir"
+            )
+    publish_bytes(stored_config, _config_yaml(config))
+    is_finished = finished_steps >= total_steps and (folder / SUMMARY_FILE).exists()
+    if not is_finished:
+        log.info("going on with %s after step %d", folder, finished_steps)
+    return Run(folder=folder, checkpoint=checkpoint, finished_steps=finished_steps, is_finished=is_finished)
+
+
+def point_latest_at(folder: Path) -> None:
+    """Make runs/latest name the run, where the run lies in runs/."""
+    if folder.resolve().parent == RUNS_FOLDER.resolve():
+        part = LATEST.with_name(".latest.part")
+        part.unlink(missing_ok=True)
+        part.symlink_to(folder.name)
+        part.replace(LATEST)
+
+
+def describe_machine() -> dict[str, Any]:
+    """Return versions and machine, for run.json and summary.json."""
+    packages = ("torch", "pytorch-lightning", "numpy", "hydra-core", "tarmac")
+    return {
+        "versions": {"python": platform.python_version(), **{name: version(name) for name in packages}},
+        "machine": {"system": platform.platform(), "processor": _processor_name()},
+    }
+
+
+def _next_free_folder() -> Path:
+    numbers = [int(path.name) for path in RUNS_FOLDER.glob("[0-9]*") if path.name.isdecimal()]
+    return RUNS_FOLDER / f"{max(numbers, default=0) + 1:04d}"
+
+
+def _create(folder: Path, config: TrainConfig, fingerprint: dict[str, Any]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    facts = {"command": sys.argv, "git_commit": _git_commit(), "fingerprint": fingerprint, **describe_machine()}
+    publish_json(folder / RUN_FILE, facts)
+    publish_bytes(folder / CONFIG_FILE, _config_yaml(config))
+    point_latest_at(folder)
+
+
+def _config_yaml(config: TrainConfig) -> bytes:
+    return OmegaConf.to_yaml(OmegaConf.create(to_stored(config))).encode()
+
+
+def read_stored_config(folder: Path) -> dict[str, Any]:
+    """Return config.yaml of a run folder as plain dicts.
+
+    Raises:
+        UserError: there is none.
+    """
+    path = folder / CONFIG_FILE
+    if not path.is_file():
+        raise UserError(f"run={folder}: no {CONFIG_FILE}, so no run; train one with `make train`")
+    plain: Any = OmegaConf.to_container(OmegaConf.load(path))
+    return dict(plain)
+
+
+def _refuse_other_config(folder: Path, config: TrainConfig) -> None:
+    old = read_stored_config(folder)
+    new = to_stored(config)
+    for name in FREE_FIELDS:
+        old.pop(name, None)
+        new.pop(name, None)
+    if difference := first_difference(old, new):
+        name, before, now = difference
+        raise UserError(
+            f"run_dir={folder}: holds a run with {name}={before}, now {name}={now};"
+            " choose another run_dir, or add resume=true to go on with the new value"
+        )
+
+
+def _git_commit() -> str | None:
+    try:
+        command = ["git", "-C", str(CONF_FOLDER), "rev-parse", "HEAD"]
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _processor_name() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor()
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Return the object in a JSON file."""
+    content: dict[str, Any] = json.loads(path.read_bytes())
+    return content

@@ -1,0 +1,174 @@
+"""What a run says of itself while it trains: rows for the metric log, a bar, a line for each epoch.
+
+The recorder reads the module's sums every `log_every_steps` updates: one all-reduce and one host synchronisation,
+whatever the number of metrics.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import resource
+import sys
+import time
+from pathlib import Path
+from typing import Any, TextIO
+
+import pytorch_lightning as pl
+import torch
+from tqdm import tqdm
+
+from pipeline.data.loader import Batch, BatchLoader
+from pipeline.shards.errors import UserError
+from pipeline.track.metric_log import MetricLog
+from pipeline.training.module import ClassifierModule
+
+
+class Recorder(pl.Callback):
+    """Logs training and evaluation; `metric_log` is None on every rank but 0."""
+
+    def __init__(
+        self, *, metric_log: MetricLog | None, loader: BatchLoader, log_every_steps: int, images_per_step: int
+    ) -> None:
+        self.metric_log, self.loader = metric_log, loader
+        self.log_every_steps, self.images_per_step = log_every_steps, images_per_step
+        self.trained_steps = 0
+        self.trained_s = self.waited_s = 0.0
+        self._bar: Any = None
+        self._logged_step = 0
+        self._asked_s = self._waited_before_s = 0.0
+        self._epoch_loss = self._epoch_weight = self._epoch_s = 0.0
+        self._epoch_steps = 0
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._open_epoch(trainer, pl_module)
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Batch, batch_idx: int
+    ) -> None:
+        if self._bar is None:  # resumed in the middle of an epoch
+            self._open_epoch(trainer, pl_module)
+
+    def on_before_optimizer_step(self, trainer: pl.Trainer, pl_module: Any, optimizer: Any) -> None:
+        if self._is_logged(trainer, trainer.global_step + 1, pl_module.plan.steps_per_epoch):
+            pl_module.measure_grad_norm()
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Batch, batch_idx: int
+    ) -> None:
+        step = trainer.global_step
+        if batch.micro + 1 < pl_module.plan.micro_batches:
+            return
+        self._bar.update(1)
+        if self._is_logged(trainer, step, pl_module.plan.steps_per_epoch):
+            self._log_training(trainer, pl_module, step)
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        if trainer.state.fn != "fit" or self._bar is None:
+            return
+        metrics = pl_module.eval_metrics
+        self._bar.close()
+        self._bar = None
+        self._reset_clock()
+        if self.metric_log is None:
+            return
+        step = trainer.global_step
+        val = {f"val/{key}": value for key, value in metrics.items() if key != "samples"}
+        self.metric_log.write(step=step, row={"epoch": step / pl_module.plan.steps_per_epoch, **val})
+        epoch_s = max(self._epoch_s, 1e-9)
+        last_epoch = -(-pl_module.plan.total_steps // pl_module.plan.steps_per_epoch)
+        sys.stdout.write(
+            f"epoch {-(-step // pl_module.plan.steps_per_epoch)}/{last_epoch}"
+            f"  train loss {self._epoch_loss / max(self._epoch_weight, 1e-300):.4f}"
+            f"  val loss {metrics['loss']:.4f}  val accuracy {100 * metrics['top1_frac']:.2f} %"
+            f"  {self._epoch_steps * self.images_per_step / epoch_s:,.0f} images/s  {epoch_s:.1f} s\n"
+        )
+        sys.stdout.flush()
+
+    def _open_epoch(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        steps = pl_module.plan.steps_per_epoch
+        first = trainer.global_step % steps
+        self._bar = tqdm(
+            total=min(steps, pl_module.plan.total_steps - trainer.global_step + first),
+            initial=first,
+            desc=f"epoch {trainer.global_step // steps + 1}",
+            unit=" steps",
+            leave=False,
+            disable=self.metric_log is None or not sys.stderr.isatty(),
+        )
+        self._epoch_loss = self._epoch_weight = self._epoch_s = 0.0
+        self._epoch_steps = 0
+        self._logged_step = trainer.global_step
+        self._reset_clock()
+
+    def _reset_clock(self) -> None:
+        self._asked_s, self._waited_before_s = time.perf_counter(), self.loader.wait_s
+
+    def _is_logged(self, trainer: pl.Trainer, step: int, steps_per_epoch: int) -> bool:
+        return step % self.log_every_steps == 0 or step % steps_per_epoch == 0 or step == trainer.max_steps
+
+    def _log_training(self, trainer: pl.Trainer, module: ClassifierModule, step: int) -> None:
+        passed_s = time.perf_counter() - self._asked_s
+        waited_s = self.loader.wait_s - self._waited_before_s
+        metrics, (total_waited_s, total_passed_s) = module.train_sums.read(extra=(waited_s, passed_s))
+        steps = step - self._logged_step
+        self.trained_steps += steps
+        self.trained_s += passed_s
+        self.waited_s += total_waited_s / max(1, trainer.world_size)
+        self._epoch_loss += metrics["loss"] * metrics["samples"]
+        self._epoch_weight += metrics["samples"]
+        self._epoch_s += passed_s
+        self._epoch_steps += steps
+        self._logged_step = step
+        if not math.isfinite(metrics["loss"]):
+            raise UserError(
+                f"the training loss is not finite between steps {step - steps + 1} and {step}: try a smaller"
+                f" optimizer.rate, or trainer.clip_norm=1; the last checkpoint is from before"
+            )
+        if self.metric_log is not None:
+            row = {
+                "epoch": step / module.plan.steps_per_epoch,
+                "train/loss": metrics["loss"],
+                "train/top1_frac": metrics["top1_frac"],
+                "rate/learning_rate": module.plan.rate_at(step - 1),
+                "rate/images_per_s": steps * self.images_per_step / max(passed_s, 1e-9),
+                "rate/data_wait_frac": total_waited_s / max(total_passed_s, 1e-9),
+                "mem/rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+            }
+            if module.grad_norm is not None:
+                row["grad/norm"] = float(module.grad_norm)
+            if module.device.type == "cuda":
+                row["mem/gpu_bytes"] = torch.cuda.max_memory_allocated(module.device)
+            self.metric_log.write(step=step, row=row)
+            self._bar.set_postfix_str(f"loss {metrics['loss']:.3f}", refresh=False)
+        self._reset_clock()
+
+
+class SampleIdLog(pl.Callback):
+    """Writes {"step", "ids"} of every update of this rank to sample_ids.rank<R>.jsonl.
+
+    On resume, lines after the checkpoint's step are cut, so the file reads as that of a run never interrupted.
+    """
+
+    def __init__(self, folder: Path, *, rank: int, resume_step: int) -> None:
+        self.path = folder / f"sample_ids.rank{rank}.jsonl"
+        kept: list[str] = []
+        if self.path.exists():
+            for line in self.path.read_text().splitlines():
+                try:
+                    if json.loads(line)["step"] <= resume_step:
+                        kept.append(line)
+                except ValueError:  # torn by a kill
+                    break
+        self._stream: TextIO = self.path.open("w")
+        self._stream.writelines(f"{line}\n" for line in kept)
+        self._ids: list[int] = []
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Batch, batch_idx: int
+    ) -> None:
+        self._ids += [int(i) for i, weight in zip(batch.sample_ids, batch.weights_B.tolist(), strict=True) if weight]
+        if batch.micro + 1 == pl_module.plan.micro_batches:
+            self._stream.write(json.dumps({"step": batch.step + 1, "ids": self._ids}) + "\n")
+            self._stream.flush()
+            self._ids = []

@@ -1,0 +1,207 @@
+"""`python -m pipeline.train ...`: train one run, on this process or under torchrun. `--help` lists every option."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pipeline.build import (
+    build_eval_loader,
+    build_module,
+    build_order,
+    build_trainer,
+    open_splits,
+    plan_batch,
+    plan_steps,
+)
+from pipeline.compose import compose, help_text
+from pipeline.config import TRAIN_SCHEMAS, TrainConfig, WandbConfig, to_stored
+from pipeline.data.datamodule import PackedDataModule
+from pipeline.data.loader import BatchLoader
+from pipeline.data.order import FullOrder
+from pipeline.evaluate import metrics_of
+from pipeline.run_folder import (
+    CHECKPOINT_FOLDER,
+    METRICS_FILE,
+    SUMMARY_FILE,
+    Run,
+    describe_machine,
+    open_run,
+    read_json,
+)
+from pipeline.shards.errors import run_entry_point
+from pipeline.shards.publish import publish_json
+from pipeline.track.metric_log import MetricLog
+from pipeline.track.recorder import Recorder, SampleIdLog
+from pipeline.track.wandb_tracker import WandbTracker
+from pipeline.training.checkpoint import CheckpointCallback
+from pipeline.world import World, join_world, leave_world
+
+SUMMARY = """Train a multi-layer perceptron from tar shards.
+
+  python -m pipeline.train data.path=data/cifar10 model=mlp model.hidden=[512] batch.size=64
+  torchrun --nproc-per-node 4 -m pipeline.train data.path=data/cifar10 run_dir=runs/four
+
+Killed? Type the same command with the same run_dir again: it goes on from its last checkpoint."""
+
+
+def main(argv: list[str]) -> int:
+    if {"-h", "--help"} & set(argv):
+        sys.stdout.write(help_text("train", TRAIN_SCHEMAS, summary=SUMMARY))
+        return 0
+    config: TrainConfig = compose("train", TRAIN_SCHEMAS, argv)
+    quieten_libraries()
+    try:
+        world = join_world(config.trainer.device)
+        logging.basicConfig(level=logging.INFO if world.rank == 0 else logging.ERROR, format="%(message)s")
+        summary = train(config, world)
+    finally:
+        leave_world()
+    if world.rank == 0:
+        sys.stdout.write(summary_text(summary))
+    return 0
+
+
+def train(config: TrainConfig, world: World) -> dict[str, Any]:
+    """Train, evaluate, write the run folder, and return its summary (an empty one on ranks other than 0).
+
+    Raises:
+        UserError: config, data and world do not fit together, or the run folder holds something else.
+    """
+    started_s = time.perf_counter()
+    data_set, (train_reader, val_reader) = open_splits(
+        config.data, [config.data.train_split, config.data.val_split], world
+    )
+    num_samples = train_reader.num_samples
+    batch_plan = plan_batch(config, num_samples=num_samples, world_size=world.size)
+    order = build_order(config.order, num_samples=num_samples, slots=batch_plan.slots, seed=config.seed)
+    plan = plan_steps(config, steps_per_epoch=order.steps_per_epoch, micro_batches=batch_plan.micro_batches)
+    fingerprint = {
+        "data": train_reader.split.manifest_sha256,
+        "order": type(config.order).__name__.removesuffix("OrderConfig").lower(),
+        "batch.size": config.batch.size,
+        "seed": config.seed,
+    }
+    run = world.agree(lambda: open_run(config, fingerprint=fingerprint, total_steps=plan.total_steps))
+    if run.is_finished:
+        return read_json(run.folder / SUMMARY_FILE)
+
+    module = build_module(config, data_set, plan)
+    train_loader = BatchLoader(
+        train_reader,
+        order,
+        rank=world.rank,
+        world_size=world.size,
+        first_step=lambda: module.finished_steps,
+        micro_slots=batch_plan.micro_slots_per_rank,
+        prefetch=config.data.prefetch,
+        pin=world.cuda,
+    )
+    val_loader = build_eval_loader(
+        val_reader, slots_per_rank=config.evaluation.slots_per_rank, prefetch=config.data.prefetch, world=world
+    )
+    metric_log = _open_metric_log(config, run) if world.rank == 0 else None
+    recorder = Recorder(
+        metric_log=metric_log,
+        loader=train_loader,
+        log_every_steps=config.trainer.log_every_steps,
+        images_per_step=min(batch_plan.slots, num_samples),
+    )
+    callbacks = [
+        recorder,
+        CheckpointCallback(
+            run.folder / CHECKPOINT_FOLDER,
+            every_steps=config.checkpoint.every_steps,
+            keep=config.checkpoint.keep,
+            fingerprint=fingerprint,
+        ),
+    ]
+    if config.log_sample_ids:
+        callbacks.append(SampleIdLog(run.folder, rank=world.rank, resume_step=run.finished_steps))
+    if world.rank == 0:
+        _announce(config, world, run, order, module, plan.total_steps)
+    trainer = build_trainer(world=world, precision=config.trainer.precision, callbacks=callbacks, plan=plan)
+    datamodule = PackedDataModule(train=train_loader, val=val_loader)
+    trainer.fit(
+        module,
+        datamodule=datamodule,
+        ckpt_path=run.checkpoint,
+        weights_only=True,
+    )
+    final = metrics_of(module, val_loader, world, precision=config.trainer.precision)
+    summary: dict[str, Any] = {
+        "run_dir": str(run.folder),
+        **{f"val/{key}": value for key, value in final.items()},
+        "steps": plan.total_steps,
+        "rate/images_per_s": recorder.trained_steps * batch_plan.slots / max(recorder.trained_s, 1e-9),
+        "rate/data_wait_frac": recorder.waited_s / max(recorder.trained_s, 1e-9),
+        "wall_s": time.perf_counter() - started_s,
+        "world_size": world.size,
+        "parameters": sum(parameter.numel() for parameter in module.model.parameters()),
+        "data": {"name": data_set.name, "path": config.data.path, "train_samples": num_samples},
+        **describe_machine(),
+    }
+    if metric_log is not None:
+        metric_log.close()
+        publish_json(run.folder / SUMMARY_FILE, summary)
+    for reader in (train_reader, val_reader):
+        reader.close()
+    return summary
+
+
+def summary_text(summary: dict[str, Any]) -> str:
+    """Return the few lines that end a run."""
+    folder = Path(summary["run_dir"])
+    return (
+        f"\naccuracy    {100 * summary['val/top1_frac']:.2f} % of {summary['val/samples']:,.0f} validation images"
+        f" (top-5 {100 * summary['val/top5_frac']:.2f} %, loss {summary['val/loss']:.4f})\n"
+        f"speed       {summary['rate/images_per_s']:,.0f} images/s on {summary['world_size']} ranks,"
+        f" {100 * summary['rate/data_wait_frac']:.2f} % of the time waiting for data,"
+        f" {summary['wall_s']:.0f} s in all\n"
+        f"run         {folder} ({METRICS_FILE}, {SUMMARY_FILE}, {CHECKPOINT_FOLDER}/)\n"
+        f'next        make evaluate ARGS="run={folder}"\n'
+    )
+
+
+def quieten_libraries() -> None:
+    """Leave out what libraries tell their own developers."""
+    torch.set_float32_matmul_precision("high")
+    for name in ("pytorch_lightning", "lightning_fabric", "torch.distributed"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module="pytorch_lightning|lightning_fabric|torch")
+
+
+def _open_metric_log(config: TrainConfig, run: Run) -> MetricLog:
+    tracker = None
+    if isinstance(config.logger, WandbConfig):
+        try:
+            tracker = WandbTracker(
+                run.folder, mode=config.logger.mode.name, project=config.logger.project, config=to_stored(config)
+            )
+        except Exception as error:  # whatever a tracker raises must not end a run
+            logging.getLogger(__name__).warning("wandb could not start (%s); metrics.jsonl is written", error)
+    return MetricLog(run.folder, resume_step=run.finished_steps, tracker=tracker)
+
+
+def _announce(
+    config: TrainConfig, world: World, run: Run, order: FullOrder, module: torch.nn.Module, total_steps: int
+) -> None:
+    parameters = sum(parameter.numel() for parameter in module.parameters())
+    dropped = f", {order.num_dropped} of each epoch left out" if order.num_dropped else ""
+    device = "GPU" if world.cuda else "CPU"
+    sys.stdout.write(
+        f"{config.data.path}: {order.num_samples:,} images, batch {order.batch_size:,}{dropped}\n"
+        f"{type(config.model).__name__.removesuffix('Config')}: {parameters / 1e6:.2f} million parameters,"
+        f" {total_steps:,} steps on {world.size} {device} rank{'s' if world.size > 1 else ''} -> {run.folder}\n"
+    )
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    sys.exit(run_entry_point(main))

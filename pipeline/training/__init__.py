@@ -1,0 +1,1 @@
+"""Training: objective, schedule, metrics, checkpoints, and the Lightning module that joins them."""

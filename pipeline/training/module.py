@@ -1,0 +1,148 @@
+"""The Lightning module: batch -> augment -> model -> loss, with every random number a function of the step.
+
+Losses are divided by the weight of the whole global batch, known beforehand, so that the gradient of one update is
+the mean over its samples whatever the number of ranks and micro-batches, a short last micro-batch included.
+Sums stay on the device; nothing here calls `self.log`.
+
+Axes: B batch, D pixels of an image, K classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import nn
+
+from pipeline.data.augment import augmentation_bits, normalise, random_flip_crop
+from pipeline.data.loader import Batch
+from pipeline.shards.keyed import make_key
+from pipeline.training.metrics import MetricSums
+from pipeline.training.objective import Objective
+
+MakeOptimizer = Callable[[nn.Module], torch.optim.Optimizer]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepPlan:
+    """Numbers of a run that follow from config and data.
+
+    Attributes:
+        steps_per_epoch, total_steps: in updates.
+        micro_batches: forward passes of each rank in an update.
+        rate_at: learning rate of update `step`.
+        clip_norm: largest gradient norm, or None.
+    """
+
+    steps_per_epoch: int
+    total_steps: int
+    micro_batches: int
+    rate_at: Callable[[int], float]
+    clip_norm: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Augmentation:
+    flip: bool
+    crop_padding: int
+
+
+class ClassifierModule(pl.LightningModule):
+    """Trains and evaluates one classifier; metrics are read from `train_sums` and `eval_sums`."""
+
+    mean: torch.Tensor
+    std: torch.Tensor
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        objective: Objective,
+        eval_objective: Objective,
+        make_optimizer: MakeOptimizer,
+        plan: StepPlan,
+        augmentation: Augmentation,
+        mean: Iterable[float],
+        std: Iterable[float],
+        seed: int,
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.objective, self.eval_objective = objective, eval_objective
+        self.make_optimizer = make_optimizer
+        self.plan, self.augmentation, self.seed = plan, augmentation, seed
+        self.register_buffer("mean", torch.tensor(list(mean), dtype=torch.float32), persistent=False)
+        self.register_buffer("std", torch.tensor(list(std), dtype=torch.float32), persistent=False)
+        self.grad_norm: torch.Tensor | None = None
+        self.eval_metrics: dict[str, float] = {}
+
+    @property
+    def finished_steps(self) -> int:
+        """Updates made since the start of training, resumes included: the one number that positions follow from."""
+        return self.trainer.global_step
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return self.make_optimizer(self.model)
+
+    def on_fit_start(self) -> None:
+        # Two numbers ride along in the same all-reduce: seconds waited for data, and seconds passed.
+        self.train_sums = MetricSums(self.device, num_extra=2)
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        torch.manual_seed(make_key("noise", self.seed, batch.step, batch.micro, self.global_rank) >> 1)
+        if batch.micro == 0:
+            rate = self.plan.rate_at(batch.step)
+            for group in self.trainer.optimizers[0].param_groups:
+                group["lr"] = rate
+
+    def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
+        images_BHWC = batch.images_BHWC
+        if self.augmentation.flip or self.augmentation.crop_padding:
+            bits_B = augmentation_bits(batch.positions_B, seed=self.seed, epoch=batch.epoch)
+            images_BHWC = random_flip_crop(
+                images_BHWC, bits_B, flip=self.augmentation.flip, crop_padding=self.augmentation.crop_padding
+            )
+        logits_BK = self.model(normalise(images_BHWC, self.mean, self.std))
+        losses_B = self.objective(logits_BK, batch.labels_B)
+        self.train_sums.add(logits_BK, batch.labels_B, losses_B, batch.weights_B)
+        # Lightning divides by the number of micro-batches and DDP by that of ranks; the sum is wanted.
+        scale = self.trainer.world_size * self.plan.micro_batches / batch.global_weight
+        return (losses_B * batch.weights_B).sum() * scale
+
+    def configure_gradient_clipping(self, optimizer: torch.optim.Optimizer, *_: Any, **__: Any) -> None:
+        """Clip by the global norm; measure the norm, without synchronising, whenever it is clipped."""
+        if self.plan.clip_norm is not None:
+            self.grad_norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.plan.clip_norm)
+
+    def measure_grad_norm(self) -> None:
+        """Measure the gradient's norm for a step that will be logged."""
+        if self.plan.clip_norm is None:
+            gradients = [parameter.grad for parameter in self.model.parameters() if parameter.grad is not None]
+            self.grad_norm = nn.utils.get_total_norm(gradients)
+
+    def start_evaluation(self) -> None:
+        """Begin a pass over an evaluation split."""
+        self._eval_sums = MetricSums(self.device)
+
+    def add_evaluation_batch(self, batch: Batch) -> None:
+        """Add a batch; the module must be in evaluation mode."""
+        logits_BK = self.model(normalise(batch.images_BHWC, self.mean, self.std))
+        losses_B = self.eval_objective(logits_BK, batch.labels_B)
+        self._eval_sums.add(logits_BK, batch.labels_B, losses_B, batch.weights_B)
+
+    def finish_evaluation(self) -> dict[str, float]:
+        """Return top1_frac, top5_frac, loss and samples over all ranks."""
+        metrics, _ = self._eval_sums.read()
+        return {**metrics, "samples": round(metrics["samples"])}
+
+    def on_validation_start(self) -> None:
+        self.start_evaluation()
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        self.add_evaluation_batch(batch)
+
+    def on_validation_epoch_end(self) -> None:
+        self.eval_metrics = self.finish_evaluation()
