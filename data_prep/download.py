@@ -229,7 +229,7 @@ def fetch_url(
     opener = urllib.request.build_opener(*_handlers(connect_timeout_s))
     deadline_s = time.monotonic() + MAX_DOWNLOAD_S
     try:
-        with _explain_network(), opener.open(url, timeout=read_timeout_s) as response, path.open("wb") as stream:
+        with path.open("wb") as stream, _explain_network(), opener.open(url, timeout=read_timeout_s) as response:
             promised = response.headers.get("Content-Length", "")
             total_bytes = int(promised) if promised.isdecimal() else None
             if total_bytes is not None and total_bytes > max_bytes:

@@ -214,12 +214,12 @@ class _Walk:
                 raise UserError(f"{_shown(entry.path)}: the name is not UTF-8; rename it") from None
         if not entry.is_symlink():
             return entry.is_dir()
-        if entry.is_dir():
+        if os.path.isdir(entry.path):  # noqa: PTH112  # unlike entry.is_dir(), False for a link to itself
             raise UserError(f"{_shown(entry.path)}: a link to a folder; refused, put the folder itself there")
         target = os.path.realpath(entry.path)
         if os.path.commonpath((target, self._real_root)) != self._real_root:
             raise UserError(f"{_shown(entry.path)}: a link that leads out of {self.root}; refused, put the file there")
-        if not entry.is_file():
+        if not os.path.isfile(entry.path):  # noqa: PTH113
             raise UserError(f"{_shown(entry.path)}: a link to nothing; remove it")
         return False
 
@@ -235,7 +235,7 @@ class _Walk:
                 elif not _is_image(entry.name) or not entry.is_file():
                     self._other_extensions[entry.name.rpartition(".")[2].lower() if "." in entry.name else "none"] += 1
                 elif inside_class:
-                    yield _Image(prefix + entry.name, entry.stat().st_size)
+                    yield _Image(prefix + entry.name, _size_bytes(entry))
                 else:
                     self._num_loose += 1
 
@@ -268,6 +268,13 @@ class _Walk:
             logger.warning("%s: left out: %s", self.root, "; ".join(left_out))
 
 
+def _size_bytes(entry: os.DirEntry[str]) -> int:
+    try:
+        return entry.stat().st_size
+    except OSError as error:
+        raise UserError(f"{_shown(entry.path)}: went while the folder was listed ({error.strerror})") from None
+
+
 def _shown(path: str) -> str:
     """Return a path for an error: what is not UTF-8 or would break the line is escaped."""
-    return repr(path)[1:-1] if path.isprintable() else ascii(path)[1:-1]
+    return path if path.isprintable() else ascii(path)[1:-1]

@@ -4,6 +4,7 @@ import hashlib
 import logging
 import multiprocessing
 import os
+import random
 import signal
 import socket
 import sys
@@ -28,7 +29,7 @@ from data_prep.download import (
 )
 from pipeline.shards.errors import UserError
 
-BODY = os.urandom(300_000)
+BODY = random.Random(1).randbytes(300_000)
 MD5 = f"md5:{hashlib.md5(BODY).hexdigest()}"
 SHA256 = hashlib.sha256(BODY).hexdigest()
 

@@ -1,0 +1,74 @@
+# Two commands do everything on a fresh machine: `make train` and `make test`. `make help` lists the others.
+# Options go in ARGS, ranks in NPROC:  make train NPROC=4 ARGS="model=mlp batch.size=512"
+
+PYTHON ?= python3
+ARGS ?=
+NPROC ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+# What `make train` trains on where ARGS name no other data set.
+DEFAULT_DATA := $(if $(or $(findstring data.path=,$(ARGS)),$(findstring --help,$(ARGS))),,data/default/dataset.json)
+# `make evaluate` without a run of its own trains one first.
+DEFAULT_RUN := $(if $(or $(findstring run=,$(ARGS)),$(findstring --help,$(ARGS))),,runs/latest/summary.json)
+
+export NPROC
+.DEFAULT_GOAL := help
+.PHONY: help setup prepare-data train evaluate verify test check fix bench clean
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /|/' | awk -F'|' '{printf "  make %-14s %s\n", $$1, $$2}'
+	@printf '\nOptions: ARGS="name=value ..." (make train ARGS=--help lists them), NPROC=ranks\n'
+
+setup: $(VENV)/runtime.stamp ## make .venv with everything that training needs
+
+prepare-data: $(VENV)/runtime.stamp ## make a data set of tar shards; by default CIFAR-10 into data/default
+	@$(BIN)/python -m data_prep $(ARGS)
+
+train: $(VENV)/runtime.stamp $(DEFAULT_DATA) ## train and evaluate; one rank a GPU, or two on the CPU
+	@$(BIN)/python -m pipeline.launch pipeline.train $(ARGS)
+
+evaluate: $(VENV)/runtime.stamp $(DEFAULT_RUN) ## evaluate a run, by default the latest
+	@$(BIN)/python -m pipeline.launch pipeline.evaluate $(ARGS)
+
+verify: $(VENV)/runtime.stamp $(if $(ARGS),,data/default/dataset.json) ## re-read a data set, by default data/default
+	@$(BIN)/python -m data_prep.verify $(or $(ARGS),path=data/default)
+
+test: $(VENV)/dev.stamp ## run all tests
+	@$(BIN)/python -m pytest $(ARGS)
+
+check: $(VENV)/dev.stamp ## lint, format, types and the fast tests; changes nothing
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --diff --quiet .
+	@$(BIN)/mypy
+	@$(BIN)/python -m pytest -q -m "not slow"
+
+fix: $(VENV)/dev.stamp ## let the linter and the formatter edit the code
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+bench: $(VENV)/dev.stamp ## run the benchmarks; see benchmarks/README.md
+	@$(BIN)/python -m benchmarks.loader $(ARGS)
+	@$(BIN)/python -m benchmarks.train_wait
+
+clean: ## remove .venv and tools' caches; data and runs stay
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache *.egg-info
+
+data/default/dataset.json: | $(VENV)/runtime.stamp
+	@$(BIN)/python -m data_prep
+
+runs/latest/summary.json: | $(VENV)/runtime.stamp data/default/dataset.json
+	@$(BIN)/python -m pipeline.launch pipeline.train
+
+$(VENV)/runtime.stamp: pyproject.toml constraints.txt
+	@test -x $(BIN)/python || { echo "making $(VENV)"; $(PYTHON) -m venv $(VENV); }
+	@$(BIN)/python -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "error: Python 3.11 or newer is needed; try make PYTHON=python3.12"; rm -rf $(VENV); exit 2; }
+	@echo "installing packages into $(VENV) (torch is large; this happens once)"
+	@$(PIP) --editable .
+	@touch $@
+
+$(VENV)/dev.stamp: $(VENV)/runtime.stamp
+	@echo "installing test packages into $(VENV)"
+	@$(PIP) --editable '.[dev]'
+	@touch $@

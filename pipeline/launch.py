@@ -1,0 +1,67 @@
+"""`python -m pipeline.launch MODULE [option=value ...]`: start MODULE on several ranks of this machine by torchrun.
+
+    NPROC=4 python -m pipeline.launch pipeline.train data.path=data/cifar10
+
+One rank a GPU, or two on a machine without one; the variable NPROC says otherwise. The options are checked here
+first, so that a misspelt one is one line and not one a rank.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import runpy
+import sys
+
+import torch
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+from torch.distributed.run import get_args_parser
+from torch.distributed.run import run as torchrun
+
+from pipeline.compose import compose
+from pipeline.config import EVALUATE_SCHEMAS, TRAIN_SCHEMAS
+from pipeline.shards.errors import UserError, run_entry_point
+
+DEFAULT_CPU_RANKS = 2
+SCHEMAS = {"pipeline.train": ("train", TRAIN_SCHEMAS), "pipeline.evaluate": ("evaluate", EVALUATE_SCHEMAS)}
+
+
+def main(argv: list[str]) -> int:
+    if not argv or argv[0] not in SCHEMAS:
+        raise UserError(f"python -m pipeline.launch MODULE: one of {', '.join(SCHEMAS)} wanted")
+    module, options = argv[0], argv[1:]
+    num_ranks = read_num_ranks(os.environ.get("NPROC", ""))
+    if {"-h", "--help"} & set(options):
+        sys.argv = argv
+        runpy.run_module(module, run_name="__main__")
+        return 0
+    root, schemas = SCHEMAS[module]
+    compose(root, schemas, options)
+    # torchrun would set 1 and say so at length; ranks share the cores evenly.
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // num_ranks)))
+    # Its own account of a failed rank is a page; the rank has said what is wrong.
+    logging.getLogger("torch.distributed").setLevel(logging.CRITICAL)
+    command = ["--standalone", f"--nproc-per-node={num_ranks}", "--module", module, *options]
+    try:
+        torchrun(get_args_parser().parse_args(command))
+    except ChildFailedError as error:
+        exit_code = error.get_first_failure()[1].exitcode
+        return exit_code if exit_code > 0 else 128 - exit_code
+    return 0
+
+
+def read_num_ranks(text: str) -> int:
+    """Return the number of ranks that NPROC asks for; empty: one a GPU, or two without any.
+
+    Raises:
+        UserError: not a whole number from 1.
+    """
+    if not text:
+        return torch.cuda.device_count() or DEFAULT_CPU_RANKS
+    if not text.isdecimal() or int(text) < 1:
+        raise UserError(f"NPROC={text}: a whole number from 1 wanted")
+    return int(text)
+
+
+if __name__ == "__main__":
+    sys.exit(run_entry_point(main))
