@@ -11,7 +11,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 # What `make train` trains on where ARGS name no other data set.
 DEFAULT_DATA := $(if $(or $(findstring data.path=,$(ARGS)),$(findstring --help,$(ARGS))),,data/default/dataset.json)
 # `make evaluate` without a run of its own trains one first.
-DEFAULT_RUN := $(if $(or $(findstring run=,$(ARGS)),$(findstring --help,$(ARGS))),,runs/latest/summary.json)
+DEFAULT_RUN := $(if $(or $(findstring run=,$(ARGS)),$(findstring --help,$(ARGS))),,runs/latest/config.yaml)
 
 export NPROC
 .DEFAULT_GOAL := help
@@ -58,7 +58,7 @@ clean: ## remove .venv and tools' caches; data and runs stay
 data/default/dataset.json: | $(VENV)/runtime.stamp
 	@$(BIN)/python -m data_prep
 
-runs/latest/summary.json: | $(VENV)/runtime.stamp data/default/dataset.json
+runs/latest/config.yaml: | $(VENV)/runtime.stamp data/default/dataset.json
 	@$(BIN)/python -m pipeline.launch pipeline.train
 
 $(VENV)/runtime.stamp: pyproject.toml constraints.txt

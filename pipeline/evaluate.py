@@ -68,10 +68,13 @@ def evaluate(config: EvaluateConfig, world: World) -> dict[str, float]:
             f" {folder}, whose first weights are {next(iter(trained.values()))}"
         ) from None
     loader = build_eval_loader(reader, slots_per_rank=config.slots_per_rank, prefetch=data.prefetch, world=world)
-    metrics = metrics_of(module, loader, world, precision=stored.trainer.precision)
+    try:
+        metrics = metrics_of(module, loader, world, precision=stored.trainer.precision)
+    finally:
+        loader.close()
+        reader.close()
     if world.rank == 0:
         publish_json(folder / EVALUATION_FILE, metrics)
-    reader.close()
     return metrics
 
 

@@ -14,16 +14,20 @@ import runpy
 import sys
 
 import torch
+from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.run import get_args_parser
 from torch.distributed.run import run as torchrun
 
-from pipeline.compose import compose
+from pipeline.compose import Schemas, compose
 from pipeline.config import EVALUATE_SCHEMAS, TRAIN_SCHEMAS
-from pipeline.shards.errors import UserError, run_entry_point
+from pipeline.shards.errors import UserError, report_user_error, run_entry_point
 
 DEFAULT_CPU_RANKS = 2
-SCHEMAS = {"pipeline.train": ("train", TRAIN_SCHEMAS), "pipeline.evaluate": ("evaluate", EVALUATE_SCHEMAS)}
+SCHEMAS: dict[str, tuple[str, Schemas]] = {
+    "pipeline.train": ("train", TRAIN_SCHEMAS),
+    "pipeline.evaluate": ("evaluate", EVALUATE_SCHEMAS),
+}
 
 
 def main(argv: list[str]) -> int:
@@ -43,10 +47,12 @@ def main(argv: list[str]) -> int:
     logging.getLogger("torch.distributed").setLevel(logging.CRITICAL)
     command = ["--standalone", f"--nproc-per-node={num_ranks}", "--module", module, *options]
     try:
-        torchrun(get_args_parser().parse_args(command))
+        torchrun(get_args_parser().parse_args(command))  # type: ignore[no-untyped-call]
     except ChildFailedError as error:
         exit_code = error.get_first_failure()[1].exitcode
         return exit_code if exit_code > 0 else 128 - exit_code
+    except SignalException as error:
+        return report_user_error("interrupted", exit_code=128 + error.sigval)
     return 0
 
 

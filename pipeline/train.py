@@ -6,6 +6,7 @@ import logging
 import sys
 import time
 import warnings
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -69,15 +70,22 @@ def main(argv: list[str]) -> int:
 
 
 def train(config: TrainConfig, world: World) -> dict[str, Any]:
-    """Train, evaluate, write the run folder, and return its summary (an empty one on ranks other than 0).
+    """Train, evaluate, write the run folder, and return its summary.
 
     Raises:
         UserError: config, data and world do not fit together, or the run folder holds something else.
     """
+    with ExitStack() as opened:
+        return _train(config, world, opened)
+
+
+def _train(config: TrainConfig, world: World, opened: ExitStack) -> dict[str, Any]:
     started_s = time.perf_counter()
     data_set, (train_reader, val_reader) = open_splits(
         config.data, [config.data.train_split, config.data.val_split], world
     )
+    opened.callback(train_reader.close)
+    opened.callback(val_reader.close)
     num_samples = train_reader.num_samples
     batch_plan = plan_batch(config, num_samples=num_samples, world_size=world.size)
     order = build_order(config.order, num_samples=num_samples, slots=batch_plan.slots, seed=config.seed)
@@ -106,7 +114,11 @@ def train(config: TrainConfig, world: World) -> dict[str, Any]:
     val_loader = build_eval_loader(
         val_reader, slots_per_rank=config.evaluation.slots_per_rank, prefetch=config.data.prefetch, world=world
     )
+    opened.callback(train_loader.close)
+    opened.callback(val_loader.close)
     metric_log = _open_metric_log(config, run) if world.rank == 0 else None
+    if metric_log is not None:
+        opened.callback(metric_log.close)
     recorder = Recorder(
         metric_log=metric_log,
         loader=train_loader,
@@ -147,11 +159,8 @@ def train(config: TrainConfig, world: World) -> dict[str, Any]:
         "data": {"name": data_set.name, "path": config.data.path, "train_samples": num_samples},
         **describe_machine(),
     }
-    if metric_log is not None:
-        metric_log.close()
+    if world.rank == 0:
         publish_json(run.folder / SUMMARY_FILE, summary)
-    for reader in (train_reader, val_reader):
-        reader.close()
     return summary
 
 

@@ -1,6 +1,6 @@
 """Multi-layer perceptrons, from none to many hidden layers.
 
-    model = Mlp(in_features=3072, widths=[512], num_classes=10, activation="relu")
+    model = mlp(in_features=3072, widths=[512], num_classes=10, activation="relu")
     logits_BK = model(pixels_BD)
 
 Axes: B batch, D input features, K classes.
@@ -23,8 +23,16 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
 NORMS: dict[str, type[nn.Module]] = {"batch": nn.BatchNorm1d, "layer": nn.LayerNorm}
 
 
-class Mlp(nn.Sequential):
-    """Hidden layers of linear, norm, activation, dropout; then a linear layer to the logits.
+def mlp(
+    *,
+    in_features: int,
+    widths: Sequence[int],
+    num_classes: int,
+    activation: str = "relu",
+    norm: str = "none",
+    dropout: float = 0.0,
+) -> nn.Sequential:
+    """Return hidden layers of linear, norm, activation, dropout; then a linear layer to the logits.
 
     With no widths this is multinomial logistic regression. Weights start as torch's `nn.Linear` has them: uniform in
     +-1/sqrt(fan_in).
@@ -37,27 +45,16 @@ class Mlp(nn.Sequential):
         norm: "none" or a key of NORMS.
         dropout: share of hidden units dropped in training, 0 <= dropout < 1.
     """
-
-    def __init__(
-        self,
-        *,
-        in_features: int,
-        widths: Sequence[int],
-        num_classes: int,
-        activation: str = "relu",
-        norm: str = "none",
-        dropout: float = 0.0,
-    ) -> None:
-        layers: list[nn.Module] = []
-        for width in widths:
-            layers.append(nn.Linear(in_features, width))
-            if norm != "none":
-                layers.append(NORMS[norm](width))
-            layers.append(ACTIVATIONS[activation]())
-            if dropout > 0:
-                layers.append(nn.Dropout(dropout))
-            in_features = width
-        super().__init__(*layers, nn.Linear(in_features, num_classes))
+    layers: list[nn.Module] = []
+    for width in widths:
+        layers.append(nn.Linear(in_features, width))
+        if norm != "none":
+            layers.append(NORMS[norm](width))
+        layers.append(ACTIVATIONS[activation]())
+        if dropout > 0:
+            layers.append(nn.Dropout(dropout))
+        in_features = width
+    return nn.Sequential(*layers, nn.Linear(in_features, num_classes))
 
 
 class BottleneckBlock(nn.Module):
@@ -75,14 +72,12 @@ class BottleneckBlock(nn.Module):
         return z_BD + self.dropout(self.contract(inner))  # type: ignore[no-any-return]
 
 
-class BottleneckMlp(nn.Sequential):
-    """A linear stem to `width`, `depth` bottleneck blocks, a linear head; no final norm.
+def bottleneck_mlp(
+    *, in_features: int, depth: int, width: int, num_classes: int, expansion: int = 4, dropout: float = 0.0
+) -> nn.Sequential:
+    """Return a linear stem to `width`, `depth` bottleneck blocks, and a linear head; no final norm.
 
     At 64x64x3 inputs and 11,230 classes, depth 12, width 1024, expansion 4: 124.84 million parameters, as published.
     """
-
-    def __init__(
-        self, *, in_features: int, depth: int, width: int, num_classes: int, expansion: int = 4, dropout: float = 0.0
-    ) -> None:
-        blocks = [BottleneckBlock(width=width, expansion=expansion, dropout=dropout) for _ in range(depth)]
-        super().__init__(nn.Linear(in_features, width), *blocks, nn.Linear(width, num_classes))
+    blocks = [BottleneckBlock(width=width, expansion=expansion, dropout=dropout) for _ in range(depth)]
+    return nn.Sequential(nn.Linear(in_features, width), *blocks, nn.Linear(width, num_classes))

@@ -172,3 +172,6 @@ class SampleIdLog(pl.Callback):
             self._stream.write(json.dumps({"step": batch.step + 1, "ids": self._ids}) + "\n")
             self._stream.flush()
             self._ids = []
+
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        self._stream.close()
