@@ -26,6 +26,7 @@ from pipeline.config import TRAIN_SCHEMAS, TrainConfig, WandbConfig, to_stored
 from pipeline.data.datamodule import PackedDataModule
 from pipeline.data.loader import BatchLoader
 from pipeline.data.order import FullOrder
+from pipeline.data.reader import PackedReader
 from pipeline.evaluate import metrics_of
 from pipeline.run_folder import (
     CHECKPOINT_FOLDER,
@@ -90,12 +91,7 @@ def _train(config: TrainConfig, world: World, opened: ExitStack) -> dict[str, An
     batch_plan = plan_batch(config, num_samples=num_samples, world_size=world.size)
     order = build_order(config.order, num_samples=num_samples, slots=batch_plan.slots, seed=config.seed)
     plan = plan_steps(config, steps_per_epoch=order.steps_per_epoch, micro_batches=batch_plan.micro_batches)
-    fingerprint = {
-        "data": train_reader.split.manifest_sha256,
-        "order": type(config.order).__name__.removesuffix("OrderConfig").lower(),
-        "batch.size": config.batch.size,
-        "seed": config.seed,
-    }
+    fingerprint = fingerprint_of(config, train_reader)
     run = world.agree(lambda: open_run(config, fingerprint=fingerprint, total_steps=plan.total_steps))
     if run.is_finished:
         return read_json(run.folder / SUMMARY_FILE)
@@ -140,19 +136,15 @@ def _train(config: TrainConfig, world: World, opened: ExitStack) -> dict[str, An
         _announce(config, world, run, order, module, plan.total_steps)
     trainer = build_trainer(world=world, precision=config.trainer.precision, callbacks=callbacks, plan=plan)
     datamodule = PackedDataModule(train=train_loader, val=val_loader)
-    trainer.fit(
-        module,
-        datamodule=datamodule,
-        ckpt_path=run.checkpoint,
-        weights_only=True,
-    )
+    trainer.fit(module, datamodule=datamodule, ckpt_path=run.checkpoint, weights_only=True)
     final = metrics_of(module, val_loader, world, precision=config.trainer.precision)
     summary: dict[str, Any] = {
         "run_dir": str(run.folder),
         **{f"val/{key}": value for key, value in final.items()},
         "steps": plan.total_steps,
-        "rate/images_per_s": recorder.trained_steps * batch_plan.slots / max(recorder.trained_s, 1e-9),
-        "rate/data_wait_frac": recorder.waited_s / max(recorder.trained_s, 1e-9),
+        # Of this process alone: a resumed run tells the speed since it was resumed.
+        "rate/images_per_s": recorder.images_per_s,
+        "rate/data_wait_frac": recorder.data_wait_frac,
         "wall_s": time.perf_counter() - started_s,
         "world_size": world.size,
         "parameters": sum(parameter.numel() for parameter in module.model.parameters()),
@@ -162,6 +154,16 @@ def _train(config: TrainConfig, world: World, opened: ExitStack) -> dict[str, An
     if world.rank == 0:
         publish_json(run.folder / SUMMARY_FILE, summary)
     return summary
+
+
+def fingerprint_of(config: TrainConfig, reader: PackedReader) -> dict[str, Any]:
+    """Return what the order of samples depends on: a run goes on only with the same."""
+    return {
+        "data": reader.split.manifest_sha256,
+        "order": type(config.order).__name__.removesuffix("OrderConfig").lower(),
+        "batch.size": config.batch.size,
+        "seed": config.seed,
+    }
 
 
 def summary_text(summary: dict[str, Any]) -> str:

@@ -32,13 +32,23 @@ class Recorder(pl.Callback):
     ) -> None:
         self.metric_log, self.loader = metric_log, loader
         self.log_every_steps, self.images_per_step = log_every_steps, images_per_step
-        self.trained_steps = 0
-        self.trained_s = self.waited_s = 0.0
+        self._trained_steps = 0
+        self._trained_s = self._waited_s = 0.0
         self._bar: Any = None
         self._logged_step = 0
         self._asked_s = self._waited_before_s = 0.0
         self._epoch_loss = self._epoch_weight = self._epoch_s = 0.0
         self._epoch_steps = 0
+
+    @property
+    def images_per_s(self) -> float:
+        """Of all steps so far, evaluation and checkpoints left out; 0 before the first."""
+        return self._trained_steps * self.images_per_step / self._trained_s if self._trained_steps else 0.0
+
+    @property
+    def data_wait_frac(self) -> float:
+        """Share of the same time that ranks, on average, waited for data."""
+        return self._waited_s / self._trained_s if self._trained_steps else 0.0
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._open_epoch(trainer, pl_module)
@@ -112,9 +122,9 @@ class Recorder(pl.Callback):
         waited_s = self.loader.wait_s - self._waited_before_s
         metrics, (total_waited_s, total_passed_s) = module.train_sums.read(extra=(waited_s, passed_s))
         steps = step - self._logged_step
-        self.trained_steps += steps
-        self.trained_s += passed_s
-        self.waited_s += total_waited_s / max(1, trainer.world_size)
+        self._trained_steps += steps
+        self._trained_s += passed_s
+        self._waited_s += total_waited_s / max(1, trainer.world_size)
         self._epoch_loss += metrics["loss"] * metrics["samples"]
         self._epoch_weight += metrics["samples"]
         self._epoch_s += passed_s
