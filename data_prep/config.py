@@ -1,6 +1,6 @@
 """Schema of `conf/prepare.yaml`: what a user may choose about preparation, checked before any work starts.
 
-config = load_prepare_config(["source=folder", "source.root=photos", "out=data/photos"])
+config = compose("prepare", PREPARE_SCHEMAS, ["source=folder", "source.root=photos", "out=data/photos"])
 """
 
 from __future__ import annotations
@@ -9,6 +9,9 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from omegaconf import MISSING
+
+# Pillow refuses to open larger ones, whatever the options say: twice its MAX_IMAGE_PIXELS.
+MAX_PIXELS_LIMIT = 178_956_970
 
 
 @dataclass(slots=True, kw_only=True)
@@ -102,6 +105,8 @@ class LayoutConfig:
             raise ValueError(f"layout.resolution={self.resolution}: 1 to 65535 wanted")
         if self.shard_bytes < 1:
             raise ValueError(f"layout.shard_bytes={self.shard_bytes}: at least 1 wanted")
+        if not 1 <= self.max_pixels <= MAX_PIXELS_LIMIT:
+            raise ValueError(f"layout.max_pixels={self.max_pixels}: 1 to {MAX_PIXELS_LIMIT} wanted")
 
 
 @dataclass(slots=True, kw_only=True)
@@ -153,6 +158,10 @@ class PrepareConfig:
 class VerifyConfig:
     path: str = field(default=MISSING, metadata={"help": "folder of the data set"})
     decode: int = field(default=8, metadata={"help": "images to decode in each shard of the encoded layout"})
+
+    def __post_init__(self) -> None:
+        if self.decode < 0:
+            raise ValueError(f"decode={self.decode}: at least 0 wanted")
 
 
 PREPARE_SCHEMAS = {

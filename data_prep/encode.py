@@ -10,20 +10,24 @@ from __future__ import annotations
 
 import io
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from data_prep.config import Channels, EncodedLayoutConfig, Fit, LayoutConfig, PackedLayoutConfig
 from data_prep.sources.base import ImageArray
 from pipeline.shards.record import BLOCK_BYTES, PackedLayout, pack_encoded
 
-FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
+# MPO, a JPEG with more pictures behind it, is opened by the JPEG reader; Pillow has none under its own name.
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 KEPT_EXTENSIONS = {"JPEG": "jpg", "MPO": "jpg", "PNG": "png", "WEBP": "webp"}
 DEFAULT_RESOLUTION = 64
+PIECE_PIXELS = 1 << 20
 
 
 class Rejected(Exception):
@@ -81,9 +85,13 @@ class PackedEncoder:
     def encode(self, *, key: str, label: int, image: bytes | ImageArray) -> Stored:
         layout = self.layout
         if isinstance(image, bytes) or image.shape != (layout.height, layout.width, layout.channels):
-            picture = open_picture(image, config=self.config)
-            picture = to_mode(picture, channels=layout.channels)
-            picture = fit_picture(picture, height=layout.height, width=layout.width, fit=self.config.fit)
+            with _rejecting():
+                picture = open_picture(image, config=self.config)
+                picture.load()
+                if self.config.exif_orientation:
+                    picture = upright(picture)
+                picture = to_mode(picture, channels=layout.channels)
+                picture = fit_picture(picture, height=layout.height, width=layout.width, fit=self.config.fit)
             pixels = np.asarray(picture).reshape(layout.height, layout.width, layout.channels)
         else:
             pixels = image
@@ -101,21 +109,27 @@ class PackedEncoder:
 
 
 class EncodedEncoder:
-    """Keeps JPEG, PNG and WebP bytes as they are; anything else, and images over `resolution`, become PNG."""
+    """Keeps JPEG, PNG and WebP bytes as they are, but for CMYK, turned images and those over `resolution`.
+
+    These are encoded again in their own format; images of other formats, and arrays, become PNG.
+    """
 
     def __init__(self, *, config: EncodedLayoutConfig) -> None:
         self.config = config
 
     def encode(self, *, key: str, label: int, image: bytes | ImageArray) -> Stored:
-        picture = open_picture(image, config=self.config, load=self.config.decode_check)
-        extension = KEPT_EXTENSIONS.get(picture.format or "")
         limit = self.config.resolution
-        if not isinstance(image, bytes) or extension is None or (limit is not None and min(picture.size) > limit):
-            extension = extension or "png"
-            image, picture = reencode(picture, extension=extension, limit=limit)
         sums = square_sums = None
-        if self.config.decode_check:
-            sums, square_sums = channel_sums(np.asarray(to_mode(picture, channels=3)))
+        with _rejecting():
+            opened = open_picture(image, config=self.config)
+            extension = KEPT_EXTENSIONS.get(opened.format or "")
+            picture = upright(opened) if self.config.exif_orientation else opened
+            fits = limit is None or min(picture.size) <= limit
+            if not (isinstance(image, bytes) and extension and fits and picture is opened and opened.mode != "CMYK"):
+                extension = extension or "png"
+                image, picture = reencode(picture, extension=extension, limit=limit)
+            if self.config.decode_check:
+                sums, square_sums = channel_sums(np.asarray(to_mode(picture, channels=3)))
         return Stored(
             record=pack_encoded(key=key, label=label, image=image, extension=extension),
             image_offset=3 * BLOCK_BYTES,
@@ -128,37 +142,52 @@ class EncodedEncoder:
         )
 
 
-def open_picture(image: bytes | ImageArray, *, config: LayoutConfig, load: bool = True) -> Image.Image:
-    """Open an image; refuse one over `max_pixels` before decoding it.
+def check_decodable(image: bytes, *, config: LayoutConfig) -> tuple[int, int]:
+    """Decode an image file whole and return its (width, height) in pixels. Raises Rejected where that fails."""
+    with _rejecting():
+        picture = open_picture(image, config=config)
+        picture.load()
+        return picture.size
 
-    Raises:
-        Rejected: not an image, of an unknown format, too large, or broken.
-    """
-    if not isinstance(image, bytes):
-        return Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image)
+
+@contextmanager
+def _rejecting() -> Iterator[None]:
+    """Turn whatever Pillow raises into Rejected, and keep its warnings quiet."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            picture: Image.Image = Image.open(io.BytesIO(image), formats=FORMATS)
-            width, height = picture.size
-            if width * height > config.max_pixels:
-                raise Rejected(f"{width}x{height} pixels is over layout.max_pixels={config.max_pixels}")
-            if load:
-                picture.load()
-                if config.exif_orientation:
-                    picture = ImageOps.exif_transpose(picture)
-            return picture
-    except UnidentifiedImageError:
-        reason = "empty file" if not image else "not a JPEG, PNG, WebP, BMP, GIF, TIFF or PPM image"
-        raise Rejected(reason) from None
+            yield
     except Rejected:
         raise
-    except Exception as error:  # Pillow's decoders raise almost anything on broken input
-        raise Rejected(f"cannot be decoded: {error}") from None
+    except UnidentifiedImageError:
+        raise Rejected("not a JPEG, PNG, WebP, BMP, GIF, TIFF or PPM image") from None
+    except Exception as error:  # its decoders raise almost anything on broken input
+        raise Rejected(f"cannot be decoded: {' '.join(str(error).split())}") from None
+
+
+def open_picture(image: bytes | ImageArray, *, config: LayoutConfig) -> Image.Image:
+    """Open an image, reading its header alone; one over `max_pixels` is Rejected, any other fault is Pillow's own."""
+    if not isinstance(image, bytes):
+        return Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image)
+    if not image:
+        raise Rejected("empty file")
+    picture: Image.Image = Image.open(io.BytesIO(image), formats=FORMATS)
+    width, height = picture.size
+    if width * height > config.max_pixels:
+        raise Rejected(f"{width}x{height} pixels is over layout.max_pixels={config.max_pixels}")
+    return picture
+
+
+def upright(picture: Image.Image) -> Image.Image:
+    """Turn a picture as its EXIF tag says; one that stands right already is returned itself."""
+    if picture.getexif().get(ExifTags.Base.Orientation, 1) not in range(2, 9):
+        return picture
+    turned: Image.Image = ImageOps.exif_transpose(picture)
+    return turned
 
 
 def to_mode(picture: Image.Image, *, channels: int) -> Image.Image:
-    """Convert to RGB or grey, 8 bits, as a viewer would show it: CMYK, palettes and 16 bits included."""
+    """Convert to RGB or grey, 8 bits: CMYK, palettes and 16 bits included; what is transparent shows its own colour."""
     if picture.mode.startswith("I;16") or picture.mode == "I":
         scaled: Any = np.asarray(picture).astype(np.uint32) / 257.0
         picture = Image.fromarray(np.clip(np.rint(scaled), 0, 255).astype(np.uint8))
@@ -182,21 +211,26 @@ def fit_picture(picture: Image.Image, *, height: int, width: int, fit: Fit) -> I
 
 
 def reencode(picture: Image.Image, *, extension: str, limit: int | None) -> tuple[bytes, Image.Image]:
-    """Return the bytes of `picture` at a shortest side of at most `limit`, and the picture they hold."""
-    try:
-        picture = picture if picture.mode in ("L", "RGB") else to_mode(picture, channels=3)
-        if limit is not None and min(picture.size) > limit:
-            scale = limit / min(picture.size)
-            size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
-            picture = picture.resize(size, Image.Resampling.LANCZOS)
-        stream = io.BytesIO()
-        picture.save(stream, format={"jpg": "JPEG", "png": "PNG", "webp": "WEBP"}[extension], quality=90)
-    except OSError as error:
-        raise Rejected(f"cannot be decoded: {error}") from None
-    return stream.getvalue(), picture
+    """Return the bytes of `picture` at a shortest side of at most `limit`, and the picture that they hold."""
+    picture = picture if picture.mode in ("L", "RGB") else to_mode(picture, channels=3)
+    if limit is not None and min(picture.size) > limit:
+        scale = limit / min(picture.size)
+        size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
+        picture = picture.resize(size, Image.Resampling.LANCZOS)
+    # Pixels alone travel: a CMYK colour profile on RGB pixels would mislead.
+    picture.info.clear()
+    stream = io.BytesIO()
+    picture.save(stream, format={"jpg": "JPEG", "png": "PNG", "webp": "WEBP"}[extension], quality=90)
+    content = stream.getvalue()
+    return content, Image.open(io.BytesIO(content))
 
 
 def channel_sums(pixels_HWC: ImageArray) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """Return each channel's sum and sum of squares, exact: float64 holds every integer below 2**53."""
-    values = pixels_HWC.reshape(-1, pixels_HWC.shape[-1]).astype(np.float64)
-    return values.sum(axis=0).astype(np.int64), np.einsum("pc,pc->c", values, values).astype(np.int64)
+    pixels_PC = pixels_HWC.reshape(-1, pixels_HWC.shape[-1])
+    sums, square_sums = np.zeros((2, pixels_PC.shape[1]), dtype=np.int64)
+    for start in range(0, len(pixels_PC), PIECE_PIXELS):
+        values = pixels_PC[start : start + PIECE_PIXELS].astype(np.float64)
+        sums += values.sum(axis=0).astype(np.int64)
+        square_sums += np.einsum("pc,pc->c", values, values).astype(np.int64)
+    return sums, square_sums

@@ -2,6 +2,7 @@
 
     plan = make_plan(items, split="train", seed=0, stored_sizes_bytes=sizes, shard_bytes=128 << 20)
     write_plan(plan, Path("plan/train.parquet"))
+    plan.fingerprint                    # equal for equal items, cut in the same way
     rows = read_planned_shard(Path("plan/train.parquet"), number=3)
 
 Items are shuffled over the whole split by a keyed permutation, then cut into shards of about `shard_bytes`.
@@ -10,6 +11,7 @@ The Parquet file holds one row group a shard, so a shard task reads its own rows
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,6 +34,7 @@ class Plan:
     table: pa.Table
     shard_starts: npt.NDArray[np.int64]
     stored_bytes: int
+    fingerprint: str
 
     @property
     def num_shards(self) -> int:
@@ -50,8 +53,7 @@ def make_plan(
     Args:
         items: at least one item.
         stored_sizes_bytes: int64 (items,), the length of each item's record, exact or a bound.
-        shard_bytes: target; shards come out within one record of equal size and not over it, unless a single
-            record is.
+        shard_bytes: the most that a shard of more than one record may have; shards are of about equal size.
     """
     order = keyed_permutation(make_key("plan", seed, split), len(items))
     sizes_bytes = stored_sizes_bytes[order]
@@ -77,7 +79,23 @@ def make_plan(
             "size_bytes": pa.array(items.sizes_bytes[order]),
         }
     )
-    return Plan(table=table, shard_starts=starts, stored_bytes=total_bytes + (len(starts) - 1) * len(END_OF_ARCHIVE))
+    return Plan(
+        table=table,
+        shard_starts=starts,
+        stored_bytes=total_bytes + (len(starts) - 1) * len(END_OF_ARCHIVE),
+        fingerprint=_fingerprint(items, starts),
+    )
+
+
+def _fingerprint(items: Items, shard_starts: npt.NDArray[np.int64]) -> str:
+    """Return the SHA-256 of all that a plan says, the seed's permutation apart."""
+    digest = hashlib.sha256()
+    for column in (shard_starts, items.labels, items.offsets, items.sizes_bytes):
+        digest.update(column.astype("<i8").tobytes())
+    for texts in (items.source_keys, items.paths):
+        for start in range(0, len(texts), 1 << 16):
+            digest.update("".join(f"{text}\0" for text in texts[start : start + (1 << 16)]).encode())
+    return digest.hexdigest()
 
 
 def write_plan(plan: Plan, path: Path) -> None:

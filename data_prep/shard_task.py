@@ -27,6 +27,7 @@ from pipeline.shards.publish import publish_json
 from pipeline.shards.writer import ShardWriter
 
 PLAN_FOLDER = "plan"
+RECEIPT_SUFFIX = ".receipt.json"
 PROGRESS_ITEMS = 64
 _OPENED: dict[str, Source] = {}
 
@@ -46,7 +47,7 @@ class ShardTask:
 
     @property
     def receipt_path(self) -> Path:
-        return self.out / PLAN_FOLDER / f"{self.split}-{self.number:06d}.receipt.json"
+        return self.out / PLAN_FOLDER / f"{self.split}-{self.number:06d}{RECEIPT_SUFFIX}"
 
 
 def read_receipt(task: ShardTask) -> dict[str, Any] | None:
@@ -54,6 +55,8 @@ def read_receipt(task: ShardTask) -> dict[str, Any] | None:
     try:
         receipt: dict[str, Any] = json.loads(task.receipt_path.read_bytes())
         entry = receipt["entry"]
+        if entry is None:
+            return receipt
         folder = task.out / task.split
         sizes = [(entry["url"], entry["filesize"]), (entry["index"]["url"], entry["index"]["filesize"])]
         if all((folder / name).stat().st_size == size for name, size in sizes):
@@ -65,6 +68,8 @@ def read_receipt(task: ShardTask) -> dict[str, Any] | None:
 
 def build_shard(task: ShardTask, report: ReportProgress = lambda _items, _bytes: None) -> dict[str, Any]:
     """Build the shard, publish sidecar, shard and receipt in this order, and return the receipt.
+
+    A shard whose every item is rejected is not kept; its receipt's entry is None.
 
     Raises:
         UserError: more items are bad than `max_rejected` allows, in this shard alone.
@@ -105,8 +110,13 @@ def build_shard(task: ShardTask, report: ReportProgress = lambda _items, _bytes:
                 report(num_items, num_bytes)
                 num_items = num_bytes = 0
     report(num_items, num_bytes)
+    entry = writer.entry
+    if entry and not entry["nsamples"]:
+        writer.path.unlink()
+        writer.index_path.unlink()
+        entry = None
     receipt = {
-        "entry": writer.entry,
+        "entry": entry,
         "rejected": rejected,
         "num_pixels": num_pixels,
         "channel_sums": [] if sums is None else sums[0].tolist(),
@@ -126,10 +136,10 @@ def too_many_rejected(rejected: list[dict[str, Any]], config: PrepareConfig) -> 
     )
 
 
-def opened_source(config: PrepareConfig) -> Source:
-    """Return the config's source, opened once a process: opening may read an archive whole."""
+def opened_source(config: PrepareConfig, *, anew: bool = False) -> Source:
+    """Return the config's source, opened once a process, as that may read an archive whole, or `anew`."""
     spelling = f"{config.source!r} {config.layout.resolution}"
-    if spelling not in _OPENED:
+    if anew or spelling not in _OPENED:
         _OPENED.clear()
         _OPENED[spelling] = open_source(config.source, resolution=config.layout.resolution)
     return _OPENED[spelling]

@@ -12,14 +12,14 @@ from pathlib import Path
 
 import numpy as np
 
-from data_prep.config import VERIFY_SCHEMAS, EncodedLayoutConfig, VerifyConfig
-from data_prep.encode import Rejected, open_picture
+from data_prep.config import MAX_PIXELS_LIMIT, VERIFY_SCHEMAS, EncodedLayoutConfig, VerifyConfig
+from data_prep.encode import Rejected, check_decodable
 from data_prep.progress import Progress
 from pipeline.compose import compose, help_text
-from pipeline.shards.check import find_damage
+from pipeline.shards.check import file_sha256, find_damage, find_malformed
 from pipeline.shards.errors import DamageError, run_entry_point
 from pipeline.shards.index import read_index
-from pipeline.shards.manifest import MANIFEST_FILE, DataSet, ShardEntry, Split, read_data_set
+from pipeline.shards.manifest import MANIFEST_FILE, REJECTED_FILE, DataSet, ShardEntry, Split, read_data_set
 
 SUMMARY = """Re-read a data set: counts, tar structure, checksums, labels, some decoded images.
 
@@ -53,6 +53,7 @@ def main(argv: list[str]) -> int:
 
 def find_faults(data_set: DataSet, *, num_decoded: int) -> Iterator[str]:
     """Yield a line for each fault in any split of `data_set`."""
+    yield from _find_rejected_damage(data_set)
     total = sum(len(split.shards) for split in data_set.splits.values())
     with Progress(total=total, unit="shards", label="verifying") as progress:
         for split in data_set.splits.values():
@@ -60,9 +61,19 @@ def find_faults(data_set: DataSet, *, num_decoded: int) -> Iterator[str]:
             for shard in split.shards:
                 faults = list(find_damage(data_set, shard))
                 yield from faults
+                if not faults:
+                    yield from find_malformed(data_set, shard)
                 if not faults and data_set.packed is None:
                     yield from _find_undecodable(shard, num_decoded=num_decoded)
                 progress.update(1, shard.size_bytes)
+
+
+def _find_rejected_damage(data_set: DataSet) -> Iterator[str]:
+    path = data_set.root / REJECTED_FILE
+    if not path.is_file():
+        yield f"{path}: missing"
+    elif file_sha256(path) != data_set.rejected_sha256:
+        yield f"{path}: its SHA-256 is not that of the data set"
 
 
 def _find_strangers(folder: Path, split: Split) -> Iterator[str]:
@@ -75,18 +86,18 @@ def _find_strangers(folder: Path, split: Split) -> Iterator[str]:
 
 def _find_undecodable(shard: ShardEntry, *, num_decoded: int) -> Iterator[str]:
     rows = read_index(shard.index_path, num_samples=shard.num_samples)
-    config = EncodedLayoutConfig()
+    config = EncodedLayoutConfig(max_pixels=MAX_PIXELS_LIMIT)
     with shard.path.open("rb") as stream:
         for record in np.unique(np.linspace(0, len(rows) - 1, num_decoded).astype(int)):
             row = rows[record]
             stream.seek(int(row["image_offset"]))
             try:
-                picture = open_picture(stream.read(int(row["image_bytes"])), config=config)
+                size = check_decodable(stream.read(int(row["image_bytes"])), config=config)
             except Rejected as reason:
                 yield f"{shard.path}: record {record}: {reason}"
                 continue
-            if picture.size != (int(row["width"]), int(row["height"])):
-                yield f"{shard.path}: record {record}: {picture.size}, its sidecar says another size"
+            if size != (int(row["width"]), int(row["height"])):
+                yield f"{shard.path}: record {record}: {size[0]}x{size[1]}, its sidecar says another size"
 
 
 if __name__ == "__main__":

@@ -45,7 +45,7 @@ from pipeline.config import (
 from pipeline.data.loader import BatchLoader
 from pipeline.data.order import FullOrder, SequentialOrder
 from pipeline.data.reader import PackedReader
-from pipeline.model.mlp import BottleneckMlp, Mlp
+from pipeline.model.mlp import bottleneck_mlp, mlp
 from pipeline.shards.check import find_damage
 from pipeline.shards.errors import DamageError, UserError
 from pipeline.shards.keyed import make_key
@@ -186,9 +186,9 @@ def build_model(config: ModelConfig, *, in_features: int, num_classes: int, seed
     torch.manual_seed(make_key("weights", seed) >> 1)
     match config:
         case LogisticRegressionConfig():
-            return Mlp(in_features=in_features, widths=[], num_classes=num_classes)
+            return mlp(in_features=in_features, widths=[], num_classes=num_classes)
         case MlpConfig():
-            return Mlp(
+            return mlp(
                 in_features=in_features,
                 widths=config.widths,
                 num_classes=num_classes,
@@ -197,7 +197,7 @@ def build_model(config: ModelConfig, *, in_features: int, num_classes: int, seed
                 dropout=config.dropout,
             )
         case BottleneckMlpConfig():
-            return BottleneckMlp(
+            return bottleneck_mlp(
                 in_features=in_features,
                 depth=config.depth,
                 width=config.width,

@@ -28,6 +28,9 @@ from pipeline.shards.errors import UserError
 
 CONF_FOLDER = Path(__file__).resolve().parent.parent / "conf"
 
+PLAIN_OVERRIDE = re.compile(r"[A-Za-z_][\w./]*=")
+NOT_PLAIN = "not of the form name=value (a value with = or spaces wants quotes: 'name=\"a=b\"')"
+
 # Keys are "root" for the root's own schema and "group/option" for each option of each group.
 Schemas = Mapping[str, type[Any]]
 
@@ -49,9 +52,13 @@ def compose(root: str, schemas: Schemas, overrides: list[str]) -> Any:
 
 def compose_tree(root: str, schemas: Schemas, overrides: list[str]) -> DictConfig:
     """Compose without the final conversion; for printing. Raises UserError as `compose` does."""
+    for override in overrides:
+        # Hydra's own signs for adding and removing options would get round the schema.
+        if not PLAIN_OVERRIDE.match(override):
+            raise UserError(f"{override}: {NOT_PLAIN}")
     try:
         return _compose_tree(root, schemas, overrides)
-    except (HydraException, OmegaConfBaseException) as error:
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
         raise UserError(_one_line(error) + _nearest(error, root, schemas, overrides)) from None
 
 
@@ -147,7 +154,7 @@ def _option_line(name: str, default: Any, meaning: str) -> str:
 def _one_line(error: Exception) -> str:
     """Squeeze Hydra's and OmegaConf's paragraphs into one line, without their internals."""
     if isinstance(error, OverrideParseException):
-        return f"{error.override}: not of the form name=value (a value with = or spaces wants quotes: 'name=\"a=b\"')"
+        return f"{error.override}: {NOT_PLAIN}"
     if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options is not None:
         options = [option for option in error.options if not option.endswith("_schema")]
         group, _, choice = error.missing_cfg_file.rpartition("/")

@@ -31,7 +31,6 @@ RUNS_FOLDER = Path("runs")
 LATEST = RUNS_FOLDER / "latest"
 CONFIG_FILE = "config.yaml"
 RUN_FILE = "run.json"
-METRICS_FILE = "metrics.jsonl"
 SUMMARY_FILE = "summary.json"
 EVALUATION_FILE = "evaluation.json"
 CHECKPOINT_FOLDER = "checkpoints"

@@ -30,7 +30,6 @@ from pipeline.data.reader import PackedReader
 from pipeline.evaluate import metrics_of
 from pipeline.run_folder import (
     CHECKPOINT_FOLDER,
-    METRICS_FILE,
     SUMMARY_FILE,
     Run,
     describe_machine,
@@ -39,7 +38,7 @@ from pipeline.run_folder import (
 )
 from pipeline.shards.errors import run_entry_point
 from pipeline.shards.publish import publish_json
-from pipeline.track.metric_log import MetricLog
+from pipeline.track.metric_log import METRICS_FILE, MetricLog
 from pipeline.track.recorder import Recorder, SampleIdLog
 from pipeline.track.wandb_tracker import WandbTracker
 from pipeline.training.checkpoint import CheckpointCallback

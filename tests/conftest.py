@@ -3,32 +3,15 @@
 from __future__ import annotations
 
 import logging
-from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import settings
+from synthetic_data import TRAIN_SAMPLES, VAL_SAMPLES, make_synthetic
 
-from data_prep.config import PREPARE_SCHEMAS
-from data_prep.prepare import prepare
-from pipeline.compose import compose
 from pipeline.shards.manifest import DataSet
 
 # Tiny tensors gain nothing from threads, and ranks beside them lose.
 torch.set_num_threads(1)
-
-# A busy machine is no failure.
-settings.register_profile("tarmac", deadline=None)
-settings.load_profile("tarmac")
-
-TRAIN_SAMPLES = 100
-VAL_SAMPLES = 41
-
-
-def make_synthetic(out: Path, *options: str) -> DataSet:
-    """Prepare a data set of tiny synthetic images in this process."""
-    overrides = [f"out={out}", "source=synthetic", "engine.workers=1", "layout.resolution=8", *options]
-    return prepare(compose("prepare", PREPARE_SCHEMAS, overrides))
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import make_synthetic
+from synthetic_data import make_synthetic
 
 from pipeline.launch import read_num_ranks
 from pipeline.shards.errors import UserError

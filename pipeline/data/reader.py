@@ -14,13 +14,17 @@ import numpy.typing as npt
 import torch
 
 from pipeline.shards.check import check_sizes
-from pipeline.shards.errors import DamageError, UserError
+from pipeline.shards.errors import UserError
 from pipeline.shards.index import check_index, read_index
 from pipeline.shards.manifest import DataSet
 from pipeline.shards.mapping import MappedFiles
 from pipeline.shards.record import PIXEL_ALIGNMENT_BYTES
 
 Int64Array = npt.NDArray[np.int64]
+
+# An image is gathered as the widest of these that divides it. torch shares a gather out by whole rows only below
+# 32,768 elements a row; above, it starts its threads once a row (XX).
+ELEMENTS = (torch.int64, torch.int32, torch.int16, torch.uint8)
 
 
 class PackedReader:
@@ -40,18 +44,24 @@ class PackedReader:
             )
         self.data_set = data_set
         self.layout = data_set.packed
+        self._element = next(dtype for dtype in ELEMENTS if self.layout.pixel_bytes % dtype.itemsize == 0)
         self.split = data_set.split(split_name)
         check_sizes(self.split)
         self._labels = self._read_labels()
         counts = [shard.num_samples for shard in self.split.shards]
         self._first_ids = np.concatenate([[0], np.cumsum(counts)[:-1]]).astype(np.int64)
         self._mapped = MappedFiles([shard.path for shard in self.split.shards])
-        # A view whose row k is the image at byte 64*k: rows overlap, so any record of any shard is one row of it.
-        # int64 elements: 8 bytes a copy step where the rows' length allows it.
+        # A view whose row k starts at byte 64*k: rows overlap, so any record's pixels of any shard are one row of it.
         range_bytes = torch.from_numpy(self._mapped.array)
         num_rows = (len(range_bytes) - self.layout.pixel_bytes) // PIXEL_ALIGNMENT_BYTES + 1
-        self._row_of_id = self._mapped.starts + self.layout.pixel_offset - self._first_ids * self.layout.record_bytes
-        self._images = torch.as_strided(range_bytes, (num_rows, self.layout.pixel_bytes), (PIXEL_ALIGNMENT_BYTES, 1))
+        self._images = torch.as_strided(
+            range_bytes.view(self._element),
+            (num_rows, self.layout.pixel_bytes // self._element.itemsize),
+            (PIXEL_ALIGNMENT_BYTES // self._element.itemsize, 1),
+        )
+        self._rows_per_record = self.layout.record_bytes // PIXEL_ALIGNMENT_BYTES
+        first_pixels = (self._mapped.starts + self.layout.pixel_offset) // PIXEL_ALIGNMENT_BYTES
+        self._row_of_id_0 = first_pixels - self._first_ids * self._rows_per_record
 
     @property
     def num_samples(self) -> int:
@@ -65,9 +75,10 @@ class PackedReader:
     def gather_images(self, sample_ids: Int64Array, *, out: torch.Tensor) -> None:
         """Copy the pixels of `sample_ids`, int64 (B,), into `out`, contiguous uint8 (B, H, W, C)."""
         shards = np.searchsorted(self._first_ids, sample_ids, side="right") - 1
-        byte_offsets = self._row_of_id[shards] + sample_ids * self.layout.record_bytes
-        rows = torch.from_numpy(byte_offsets // PIXEL_ALIGNMENT_BYTES)
-        torch.index_select(self._images, 0, rows, out=out.view(len(sample_ids), -1))
+        rows = self._row_of_id_0[shards] + sample_ids * self._rows_per_record
+        torch.index_select(
+            self._images, 0, torch.from_numpy(rows), out=out.view(len(sample_ids), -1).view(self._element)
+        )
 
     def labels(self, sample_ids: Int64Array) -> Int64Array:
         """Return the class numbers of `sample_ids`, int64 (B,)."""
@@ -84,10 +95,13 @@ class PackedReader:
         start = 0
         for shard in self.split.shards:
             rows = read_index(shard.index_path, num_samples=shard.num_samples)
-            check_index(shard.index_path, rows, shard_bytes=shard.size_bytes, num_classes=self.data_set.num_classes)
-            expected_offsets = np.arange(len(rows), dtype=np.uint64) * np.uint64(self.layout.record_bytes)
-            if not np.array_equal(rows["record_offset"], expected_offsets):
-                raise DamageError(f"{shard.index_path}: its records are not packed at {self.layout.record_bytes} bytes")
+            check_index(
+                shard.index_path,
+                rows,
+                shard_bytes=shard.size_bytes,
+                num_classes=self.data_set.num_classes,
+                packed=self.layout,
+            )
             labels[start : start + len(rows)] = rows["label"]
             start += len(rows)
         return labels

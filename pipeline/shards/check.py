@@ -1,7 +1,8 @@
 """Checking stored shards against what their manifest says.
 
 `check_sizes` costs one stat a file and runs before every use. `find_damage` re-reads every byte: SHA-256 says
-whether a file changed, each record's CRC-32 says where. Neither edits anything.
+whether a file changed, each record's CRC-32 says where. `find_malformed` asks whether what the checksums vouch for is
+of the format at all. None of them edits anything.
 """
 
 from __future__ import annotations
@@ -11,11 +12,20 @@ import tarfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from pipeline.shards.errors import DamageError
 from pipeline.shards.index import IndexRows, check_index, read_index
 from pipeline.shards.manifest import DataSet, ShardEntry, Split
-from pipeline.shards.record import END_OF_ARCHIVE, LABEL_DIGITS, PackedLayout
+from pipeline.shards.record import (
+    BLOCK_BYTES,
+    ENCODED_EXTENSIONS,
+    END_OF_ARCHIVE,
+    KEY_PATTERN,
+    LABEL_DIGITS,
+    PackedLayout,
+    padded_bytes,
+)
 
 MEND = "prepare the data set again, or restore the file"
 
@@ -33,35 +43,55 @@ def check_sizes(split: Split) -> None:
             except FileNotFoundError:
                 raise DamageError(f"{path}: missing; {MEND}") from None
             if found_bytes != size_bytes:
-                relation = "cut short" if found_bytes < size_bytes else "too long"
-                raise DamageError(f"{path}: {relation}: {found_bytes} bytes, the manifest says {size_bytes}; {MEND}")
+                raise DamageError(f"{_size_fault(path, found_bytes, size_bytes)}; {MEND}")
 
 
 def find_damage(data_set: DataSet, shard: ShardEntry) -> Iterator[str]:
     """Re-read one shard and its sidecar and yield a line for each fault found, naming shard and record."""
+    rows = None
     try:
         if file_sha256(shard.index_path) != shard.index_sha256:
             yield f"{shard.index_path}: the sidecar's SHA-256 is not the manifest's"
-        rows = read_index(shard.index_path, num_samples=shard.num_samples)
-        check_index(shard.index_path, rows, shard_bytes=shard.size_bytes, num_classes=data_set.num_classes)
-    except (DamageError, FileNotFoundError) as error:
+        rows = _checked_rows(data_set, shard)
+    except DamageError as error:
         yield str(error)
-        rows = None
-    if not shard.path.is_file():
-        yield f"{shard.path}: the shard is missing"
-        return
-    found_bytes = shard.path.stat().st_size
-    if found_bytes != shard.size_bytes:
-        yield f"{shard.path}: {found_bytes} bytes, the manifest says {shard.size_bytes}"
-    if file_sha256(shard.path) == shard.sha256:
+    except OSError as error:
+        yield f"{shard.index_path}: the sidecar of {shard.path.name} cannot be read ({error.strerror})"
+    try:
+        if file_sha256(shard.path) == shard.sha256:
+            return
+        faults = []
+        found_bytes = shard.path.stat().st_size
+        if found_bytes != shard.size_bytes:
+            faults = [_size_fault(shard.path, found_bytes, shard.size_bytes)]
         if rows is not None:
-            yield from _find_disagreement(shard, rows, data_set.packed)
-        return
-    if rows is None:
-        yield f"{shard.path}: the shard's SHA-256 is not the manifest's"
-        return
-    faults = list(_find_bad_records(shard, rows))
-    yield from faults or [f"{shard.path}: damaged outside its records (end of archive)"]
+            faults += _find_bad_records(shard, rows)
+        # No record to blame: the end of the archive is damaged, or shard and sidecar are another's.
+        yield from faults or [f"{shard.path}: the shard's SHA-256 is not the manifest's"]
+    except OSError as error:
+        yield f"{shard.path}: the shard cannot be read ({error.strerror})"
+
+
+def find_malformed(data_set: DataSet, shard: ShardEntry) -> Iterator[str]:
+    """Hold an undamaged shard against its sidecar and the format, and yield a line for each fault of its writer."""
+    rows = _checked_rows(data_set, shard)
+    keys: set[str] = set()
+    end = 0
+    with shard.path.open("rb") as stream:
+        for record, row in enumerate(rows):
+            if int(row["record_offset"]) != end:
+                yield f"{shard.path}: record {record} starts at byte {row['record_offset']}, not at {end}"
+            end = int(row["record_offset"]) + int(row["record_bytes"])
+            try:
+                key = _check_record(_record_bytes(stream, row), row, data_set.packed)
+                if key in keys:
+                    raise ValueError(f"key {key} stands there twice")
+                keys.add(key)
+            except (ValueError, tarfile.HeaderError) as error:
+                yield f"{shard.path}: record {record} (sample {_source(row)}): {error}"
+        stream.seek(end)
+        if stream.read() != END_OF_ARCHIVE:
+            yield f"{shard.path}: after its last record not {len(END_OF_ARCHIVE)} zero bytes and the end"
 
 
 def file_sha256(path: Path) -> str:
@@ -70,11 +100,27 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
+def _size_fault(path: Path, found_bytes: int, size_bytes: int) -> str:
+    relation = "cut short" if found_bytes < size_bytes else "too long"
+    return f"{path}: {relation}: {found_bytes} bytes, the manifest says {size_bytes}"
+
+
+def _checked_rows(data_set: DataSet, shard: ShardEntry) -> IndexRows:
+    rows = read_index(shard.index_path, num_samples=shard.num_samples)
+    check_index(
+        shard.index_path,
+        rows,
+        shard_bytes=shard.size_bytes,
+        num_classes=data_set.num_classes,
+        packed=data_set.packed,
+    )
+    return rows
+
+
 def _find_bad_records(shard: ShardEntry, rows: IndexRows) -> Iterator[str]:
     with shard.path.open("rb") as stream:
         for record, row in enumerate(rows):
-            stream.seek(int(row["record_offset"]))
-            content = stream.read(int(row["record_bytes"]))
+            content = _record_bytes(stream, row)
             if len(content) < int(row["record_bytes"]):
                 yield f"{shard.path}: record {record} and all after it are cut off (sample {_source(row)})"
                 return
@@ -82,27 +128,39 @@ def _find_bad_records(shard: ShardEntry, rows: IndexRows) -> Iterator[str]:
                 yield f"{shard.path}: record {record} is damaged, CRC-32 differs (sample {_source(row)})"
 
 
+def _record_bytes(stream: BinaryIO, row: IndexRows) -> bytes:
+    stream.seek(int(row["record_offset"]))
+    return stream.read(int(row["record_bytes"]))
+
+
 def _source(row: IndexRows) -> str:
     return bytes(row["source_key"]).decode("utf-8", "replace")
 
 
-def _find_disagreement(shard: ShardEntry, rows: IndexRows, packed: PackedLayout | None) -> Iterator[str]:
-    """Hold a shard with the right bytes against its sidecar: Python's own tar reader is the witness."""
-    with tarfile.open(shard.path, "r:") as archive:
-        members = archive.getmembers()
-    if len(members) != 2 * len(rows):
-        yield f"{shard.path}: {len(members)} tar members, {2 * len(rows)} wanted"
-        return
-    end = int(rows["record_offset"][-1] + rows["record_bytes"][-1]) if len(rows) else 0
-    if end + len(END_OF_ARCHIVE) != shard.size_bytes:
-        yield f"{shard.path}: {shard.size_bytes - end} bytes after the last record"
-    with shard.path.open("rb") as stream:
-        for record, row in enumerate(rows):
-            label_of, image_of = members[2 * record : 2 * record + 2]
-            stream.seek(label_of.offset_data)
-            label = stream.read(LABEL_DIGITS)
-            placed = (image_of.offset_data, image_of.size) == (int(row["image_offset"]), int(row["image_bytes"]))
-            if not placed or label != b"%0*d" % (LABEL_DIGITS, int(row["label"])):
-                yield f"{shard.path}: record {record} is not what its sidecar says (sample {_source(row)})"
-            elif packed is not None and int(row["record_bytes"]) != packed.record_bytes:
-                yield f"{shard.path}: record {record} has not the packed length {packed.record_bytes}"
+def _check_record(content: bytes, row: IndexRows, packed: PackedLayout | None) -> str:
+    """Return the key of a record that is what its sidecar's row and the format say.
+
+    Raises:
+        ValueError, tarfile.HeaderError: saying what is wrong with it. Python's own header reader is the witness.
+    """
+    if zlib.crc32(content) != int(row["crc32"]):
+        raise ValueError("its CRC-32 is not the sidecar's")
+    label, image = (
+        tarfile.TarInfo.frombuf(content[start : start + BLOCK_BYTES], "ascii", "strict") for start in (0, 1024)
+    )
+    key, _, extension = image.name.partition(".")
+    if not KEY_PATTERN.fullmatch(key) or label.name != f"{key}.cls" or not (label.isreg() and image.isreg()):
+        raise ValueError(f"its members are {label.name!r} and {image.name!r}")
+    if extension not in (ENCODED_EXTENSIONS if packed is None else (packed.extension,)):
+        raise ValueError(f"its image is a .{extension}")
+    digits = content[BLOCK_BYTES : BLOCK_BYTES + LABEL_DIGITS]
+    if label.size != LABEL_DIGITS or digits != b"%0*d" % (LABEL_DIGITS, int(row["label"])):
+        raise ValueError(f"its label is {digits!r}, the sidecar says {row['label']}")
+    image_offset = int(row["image_offset"]) - int(row["record_offset"])
+    if (image_offset, image.size) != (3 * BLOCK_BYTES, int(row["image_bytes"])):
+        raise ValueError(f"its image has {image.size} bytes, the sidecar says {row['image_bytes']} at {image_offset}")
+    if len(content) != image_offset + padded_bytes(image.size):
+        raise ValueError(f"it has {len(content)} bytes, {image_offset + padded_bytes(image.size)} wanted")
+    if packed is not None and content[image_offset : packed.pixel_offset] != packed.image_header:
+        raise ValueError("its image header is not that of the layout")
+    return key

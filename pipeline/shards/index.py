@@ -3,14 +3,14 @@
     rows = read_index(Path("train/shard-000000.idx.npy"), num_samples=25_000)
     rows["label"][17], rows["image_offset"][17]
 
-A sidecar says where each record and each image stands, what its bytes' CRC-32 is, and where it came from. It is
-read without unpickling: the dtype must be exactly one of ours and the file exactly as long as its rows.
+A sidecar says where each record and each image stands, what its bytes' CRC-32 is, and where it came from. `numpy.load`
+opens it too. Its header is written and read here, as fixed text with two numbers in it: numpy's own parser evaluates
+what it finds there, warns and raises in many ways, and its spelling is not promised to stay.
 """
 
 from __future__ import annotations
 
-import io
-import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -18,43 +18,44 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.shards.errors import DamageError
+from pipeline.shards.record import PackedLayout
 
 INDEX_SUFFIX = ".idx.npy"
 MAX_SOURCE_KEY_BYTES = 4096
-MAX_CLASSES = 1_000_000
-_HEADER_LIMIT_BYTES = 10_000
+_MAGIC = b"\x93NUMPY\x01\x00"
+_ALIGNMENT_BYTES = 64
+_COLUMNS = (
+    ("record_offset", "<u8"),
+    ("record_bytes", "<u8"),
+    ("image_offset", "<u8"),
+    ("image_bytes", "<u8"),
+    ("crc32", "<u4"),
+    ("height", "<u4"),
+    ("width", "<u4"),
+    ("label", "<i8"),
+)
+_HEADER = f"{{'descr': {[*_COLUMNS, ('source_key', '|S0')]}, 'fortran_order': False, 'shape': (0,), }}"
+_HEADER_PATTERN = re.compile(
+    re.escape(_HEADER).replace(r"\|S0", r"\|S([1-9][0-9]{0,3})").replace(r"\(0,", r"\(([0-9]{1,15}),") + " *\n"
+)
 
 IndexRows = npt.NDArray[np.void]
 
 
-def index_dtype(*, source_key_bytes: int, num_labels: int | None = None) -> np.dtype[Any]:
-    """Return the sidecar's row type.
-
-    Args:
-        source_key_bytes: width of the longest source key of the shard, 1 to 4096.
-        num_labels: None for one class number a sample, else the length of a 0/1 vector (multi-label).
-    """
-    label: tuple[Any, ...] = ("label", "<i8") if num_labels is None else ("label", "u1", (num_labels,))
-    return np.dtype(
-        [
-            ("record_offset", "<u8"),
-            ("record_bytes", "<u8"),
-            ("image_offset", "<u8"),
-            ("image_bytes", "<u8"),
-            ("crc32", "<u4"),
-            ("height", "<u4"),
-            ("width", "<u4"),
-            label,
-            ("source_key", f"S{source_key_bytes}"),
-        ]
-    )
+def index_dtype(*, source_key_bytes: int) -> np.dtype[Any]:
+    """Return the sidecar's row type; `source_key_bytes`, 1 to 4096, is the width of the shard's longest source key."""
+    if not 1 <= source_key_bytes <= MAX_SOURCE_KEY_BYTES:
+        raise ValueError(f"a source key of {source_key_bytes} bytes: 1 to {MAX_SOURCE_KEY_BYTES} wanted")
+    return np.dtype([*_COLUMNS, ("source_key", f"S{source_key_bytes}")])
 
 
 def encode_index(rows: IndexRows) -> bytes:
-    """Return the bytes of the .npy file (format 1.0) of `rows`."""
-    stream = io.BytesIO()
-    np.lib.format.write_array(stream, np.ascontiguousarray(rows), version=(1, 0), allow_pickle=False)
-    return stream.getvalue()
+    """Return the bytes of the .npy file (format 1.0) of `rows`, which are of an `index_dtype`."""
+    source_key_bytes = rows.dtype["source_key"].itemsize
+    header = _HEADER.replace("|S0", f"|S{source_key_bytes}").replace("(0,", f"({len(rows)},")
+    padding = " " * (-(len(_MAGIC) + 2 + len(header) + 1) % _ALIGNMENT_BYTES)
+    text = f"{header}{padding}\n".encode()
+    return _MAGIC + len(text).to_bytes(2, "little") + text + rows.tobytes()
 
 
 def read_index(path: Path, *, num_samples: int) -> IndexRows:
@@ -65,57 +66,60 @@ def read_index(path: Path, *, num_samples: int) -> IndexRows:
     """
     try:
         with path.open("rb") as stream:
-            version = np.lib.format.read_magic(stream)
-            if version != (1, 0):
-                raise ValueError(f"npy format {version}")
-            shape, fortran_order, dtype = np.lib.format.read_array_header_1_0(
-                stream, max_header_size=_HEADER_LIMIT_BYTES
-            )
+            start = stream.read(len(_MAGIC) + 2)
+            text = stream.read(int.from_bytes(start[len(_MAGIC) :], "little")).decode("latin-1")
             data_offset = stream.tell()
+            found_bytes = stream.seek(0, 2)
     except FileNotFoundError:
         raise DamageError(f"{path}: the sidecar is missing") from None
-    except (ValueError, SyntaxError, TypeError, OverflowError, RecursionError, MemoryError) as error:
-        raise DamageError(f"{path}: not a sidecar ({error})") from None
-    _check_dtype(path, dtype)
-    if fortran_order or shape != (num_samples,):
-        raise DamageError(f"{path}: has rows of shape {shape}, the manifest says ({num_samples},)")
-    expected_bytes = data_offset + num_samples * dtype.itemsize
-    if path.stat().st_size != expected_bytes:
-        raise DamageError(f"{path}: {path.stat().st_size} bytes, its header promises {expected_bytes}")
-    if num_samples == 0:
+    except OSError as error:
+        raise DamageError(f"{path}: the sidecar cannot be read ({error.strerror})") from None
+    numbers = _HEADER_PATTERN.fullmatch(text)
+    if not start.startswith(_MAGIC) or numbers is None:
+        raise DamageError(f"{path}: not a sidecar as docs/FORMAT.md describes it")
+    source_key_bytes, num_rows = map(int, numbers.groups())
+    if num_rows != num_samples:
+        raise DamageError(f"{path}: has {num_rows} rows, the manifest says {num_samples}")
+    if source_key_bytes > MAX_SOURCE_KEY_BYTES:
+        raise DamageError(f"{path}: source keys of {source_key_bytes} bytes; at most {MAX_SOURCE_KEY_BYTES} wanted")
+    dtype = index_dtype(source_key_bytes=source_key_bytes)
+    expected_bytes = data_offset + num_rows * dtype.itemsize
+    if found_bytes != expected_bytes:
+        raise DamageError(f"{path}: {found_bytes} bytes, its header promises {expected_bytes}")
+    if num_rows == 0:
         return np.empty(0, dtype=dtype)
-    return np.memmap(path, dtype=dtype, mode="r", offset=data_offset, shape=(num_samples,))
+    return np.memmap(path, dtype=dtype, mode="r", offset=data_offset, shape=(num_rows,))
 
 
-def _check_dtype(path: Path, dtype: np.dtype[Any]) -> None:
-    """Accept exactly the dtypes that index_dtype makes; everything else, objects above all, is refused."""
-    fields: Any = dtype.fields or {}
-    if "label" not in fields or "source_key" not in fields:
-        raise DamageError(f"{path}: not a sidecar (columns {tuple(fields)})")
-    label_shape = fields["label"][0].shape
-    num_labels = math.prod(label_shape) if label_shape else None
-    source_key_bytes = fields["source_key"][0].itemsize
-    bounded = 1 <= source_key_bytes <= MAX_SOURCE_KEY_BYTES and (num_labels or 1) <= MAX_CLASSES
-    if not bounded or dtype != index_dtype(source_key_bytes=source_key_bytes, num_labels=num_labels):
-        raise DamageError(f"{path}: not a sidecar (row type {dtype})")
-
-
-def check_index(path: Path, rows: IndexRows, *, shard_bytes: int, num_classes: int) -> None:
+def check_index(
+    path: Path, rows: IndexRows, *, shard_bytes: int, num_classes: int, packed: PackedLayout | None
+) -> None:
     """Check that every row points inside the shard, in order, and that labels are in range.
+
+    Args:
+        path: of the sidecar, for the error.
+        rows: as `read_index` gave them.
+        shard_bytes: length of the shard.
+        num_classes: labels are 0 to num_classes - 1.
+        packed: where given, row k must describe the packed record k, so that offsets can be computed.
 
     Raises:
         DamageError: naming the sidecar and the first bad record.
     """
-    record_end = rows["record_offset"] + rows["record_bytes"]
-    image_end = rows["image_offset"] + rows["image_bytes"]
     starts = rows["record_offset"]
+    record_end = starts + rows["record_bytes"]
+    image_end = rows["image_offset"] + rows["image_bytes"]
     bad = (record_end > shard_bytes) | (record_end < starts)
     bad |= (rows["image_offset"] < starts) | (image_end > record_end) | (image_end < rows["image_offset"])
     bad[1:] |= starts[1:] < record_end[:-1]
-    if rows["label"].ndim == 1:
-        bad |= (rows["label"] < 0) | (rows["label"] >= num_classes)
-    else:
-        bad |= rows["label"].max(axis=1) > 1
+    if packed is not None:
+        bad |= starts != np.arange(len(rows), dtype=np.uint64) * np.uint64(packed.record_bytes)
+        bad |= rows["image_offset"] - starts != packed.image_offset
+        for column in ("record_bytes", "image_bytes", "height", "width"):
+            bad |= rows[column] != getattr(packed, column)
+    if bad.any():
+        raise DamageError(f"{path}: record {int(np.argmax(bad))} is not where it can be in its shard")
+    bad = (rows["label"] < 0) | (rows["label"] >= num_classes)
     if bad.any():
         record = int(np.argmax(bad))
-        raise DamageError(f"{path}: record {record} points outside its shard or has an impossible label")
+        raise DamageError(f"{path}: record {record} has label {rows['label'][record]}, there are {num_classes} classes")

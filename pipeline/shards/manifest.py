@@ -4,8 +4,9 @@
     train = data_set.split("train")
     train.num_samples, train.shards[0].path
 
-`dataset.json` stands at the root and is written last, so a folder without one is not a data set. It seals each
-split's `manifest.json` by SHA-256, which seals each shard and sidecar. Specification: docs/FORMAT.md.
+`dataset.json` stands at the root and is written last, so a folder without one is not a data set. It ends with the
+SHA-256 of its own bytes and seals each split's `manifest.json`, which seals each shard and sidecar: one changed byte
+anywhere is found. Specification: docs/FORMAT.md.
 """
 
 from __future__ import annotations
@@ -13,18 +14,28 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from pipeline.shards.errors import DamageError, UserError
-from pipeline.shards.record import PackedLayout
+from pipeline.shards.publish import publish_bytes
+from pipeline.shards.record import BLOCK_BYTES, END_OF_ARCHIVE, PackedLayout
 
 FORMAT_VERSION = 1
 DATA_SET_FILE = "dataset.json"
 MANIFEST_FILE = "manifest.json"
+REJECTED_FILE = "rejected.jsonl"
+TASK = "classification"
 MAX_JSON_BYTES = 512 << 20
+MAX_COUNT = 1 << 53
+MIN_RECORD_BYTES = 4 * BLOCK_BYTES
 PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,199}")
+SHA256_HEX = re.compile(r"[0-9a-f]{64}")
+_SHA256_DIGITS = 64
+# What follows the checksum's digits, which are the last thing in dataset.json.
+_SEAL_TAIL = b'"\n}\n'
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,6 +80,8 @@ class DataSet:
     packed: PackedLayout | None
     splits: dict[str, Split]
     statistics: Statistics | None
+    num_rejected: int
+    rejected_sha256: str
 
     @property
     def num_classes(self) -> int:
@@ -85,11 +98,37 @@ class DataSet:
         return self.splits[name]
 
 
-def seal(content: dict[str, Any]) -> str:
-    """Return the SHA-256 of a JSON object's canonical spelling, leaving its own `checksum` out."""
-    body = {key: value for key, value in content.items() if key != "checksum"}
-    spelling = json.dumps(body, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-    return hashlib.sha256(spelling.encode()).hexdigest()
+def publish_manifest(folder: Path, *, split: str, shardlist: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Publish a split's manifest.json, which is also a wids index, and return its row for dataset.json."""
+    manifest = {"wids_version": 1, "format_version": FORMAT_VERSION, "split": split, "shardlist": list(shardlist)}
+    content = _spell(manifest)
+    publish_bytes(folder / MANIFEST_FILE, content)
+    samples = sum(entry["nsamples"] for entry in shardlist)
+    return {"samples": samples, "manifest_sha256": hashlib.sha256(content).hexdigest()}
+
+
+def publish_rejected(root: Path, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Publish rejected.jsonl, one object a line, and return its row for dataset.json."""
+    content = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
+    publish_bytes(root / REJECTED_FILE, content)
+    return {"items": len(rows), "sha256": hashlib.sha256(content).hexdigest()}
+
+
+def publish_data_set(root: Path, content: dict[str, Any]) -> None:
+    """Publish dataset.json, sealed; to be called last."""
+    publish_bytes(root / DATA_SET_FILE, seal({"format_version": FORMAT_VERSION, **content}))
+
+
+def seal(content: dict[str, Any]) -> bytes:
+    """Return the bytes of dataset.json: its last field is the SHA-256 of all bytes before that field's digits."""
+    before = _spell({**content, "checksum": ""}).removesuffix(_SEAL_TAIL)
+    return before + hashlib.sha256(before).hexdigest().encode() + _SEAL_TAIL
+
+
+def is_sealed(raw: bytes) -> bool:
+    """Tell whether the bytes of a dataset.json are those that were sealed."""
+    before, digits = raw[: -_SHA256_DIGITS - len(_SEAL_TAIL)], raw[-_SHA256_DIGITS - len(_SEAL_TAIL) :]
+    return digits == hashlib.sha256(before).hexdigest().encode() + _SEAL_TAIL
 
 
 def read_data_set(root: Path) -> DataSet:
@@ -107,81 +146,146 @@ def read_data_set(root: Path) -> DataSet:
             f"{root}: no {DATA_SET_FILE}, so no finished data set; if its preparation was interrupted,"
             " type the same `make prepare-data` command again"
         )
-    content = _read_object(path)
-    if content.get("checksum") != seal(content):
-        raise DamageError(f"{path}: its checksum does not fit its content: damaged, or edited by hand")
+    raw = _read_bounded(path)
+    content = _parse_object(path, raw, intact=is_sealed(raw))
     try:
-        layout = content["layout"]
-        packed = None
-        if layout["kind"] == "packed":
-            packed = PackedLayout(height=layout["height"], width=layout["width"], channels=layout["channels"])
-        statistics = content["statistics"]
+        packed, channels = _layout(content["layout"])
+        if content["task"] != TASK:
+            raise ValueError(f"task {content['task']!r}: {TASK!r} wanted")
+        rejected = content["rejected"]
         return DataSet(
             root=root,
-            name=str(content["name"]),
-            task=str(content["task"]),
-            classes=tuple(map(str, content["classes"])),
+            name=_text(content["name"]),
+            task=TASK,
+            classes=tuple(map(_text, content["classes"])),
             packed=packed,
-            splits={name: _read_split(root, name, entry) for name, entry in content["splits"].items()},
-            statistics=statistics and Statistics(mean=tuple(statistics["mean"]), std=tuple(statistics["std"])),
+            splits={name: _read_split(root, name, entry, packed) for name, entry in content["splits"].items()},
+            statistics=_statistics(content["statistics"], channels),
+            num_rejected=_count(rejected["items"]),
+            rejected_sha256=_sha256(rejected["sha256"]),
         )
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise DamageError(f"{path}: not of the form in docs/FORMAT.md ({error!r})") from None
 
 
-def _read_split(root: Path, name: str, entry: dict[str, Any]) -> Split:
+def _layout(facts: dict[str, Any]) -> tuple[PackedLayout | None, int]:
+    """Return the packed geometry, None for the encoded layout, and the number of channels of its statistics."""
+    if facts["kind"] == "encoded":
+        return None, 3
+    if facts["kind"] != "packed":
+        raise ValueError(f"layout.kind {facts['kind']!r}: packed or encoded wanted")
+    packed = PackedLayout(**{name: _count(facts[name]) for name in ("height", "width", "channels")})
+    for name in ("record_bytes", "pixel_offset"):
+        if facts[name] != getattr(packed, name):
+            raise ValueError(f"layout.{name} {facts[name]!r}: {getattr(packed, name)} follows from the shape")
+    return packed, packed.channels
+
+
+def _statistics(facts: dict[str, Any] | None, channels: int) -> Statistics | None:
+    if facts is None:
+        return None
+    columns = [tuple(map(float, facts[name])) for name in ("mean", "std")]
+    for column in columns:
+        if len(column) != channels or not all(0 <= value <= 255 for value in column):
+            raise ValueError(f"statistics {column}: {channels} numbers in 0..255 wanted")
+    return Statistics(mean=columns[0], std=columns[1])
+
+
+def _read_split(root: Path, name: str, entry: dict[str, Any], packed: PackedLayout | None) -> Split:
     folder = root / _plain_name(name)
     path = folder / MANIFEST_FILE
     if not path.is_file():
         raise DamageError(f"{path}: the manifest is missing")
-    content = _read_object(path)
-    sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
-    if sha256 != entry["manifest_sha256"]:
-        raise DamageError(f"{path}: not the manifest that {DATA_SET_FILE} seals: damaged, or edited by hand")
-    shards = tuple(_shard_entry(folder, row) for row in content["shardlist"])
+    raw = _read_bounded(path)
+    sha256 = hashlib.sha256(raw).hexdigest()
+    content = _parse_object(path, raw, intact=sha256 == entry["manifest_sha256"])
+    if content["split"] != name:
+        raise ValueError(f"{path} is of split {content['split']!r}")
+    shards = tuple(_shard_entry(folder, row, packed) for row in content["shardlist"])
+    names = [path for shard in shards for path in (shard.path, shard.index_path)]
+    if len(set(names)) < len(names):
+        raise ValueError(f"{path} lists a file twice")
     num_samples = sum(shard.num_samples for shard in shards)
     if num_samples != entry["samples"]:
-        raise DamageError(f"{path}: lists {num_samples} samples, {DATA_SET_FILE} says {entry['samples']}")
+        raise ValueError(f"{path} lists {num_samples} samples, {DATA_SET_FILE} says {entry['samples']!r}")
     return Split(name=name, shards=shards, num_samples=num_samples, manifest_sha256=sha256)
 
 
-def _shard_entry(folder: Path, row: dict[str, Any]) -> ShardEntry:
+def _shard_entry(folder: Path, row: dict[str, Any], packed: PackedLayout | None) -> ShardEntry:
     index = row["index"]
-    for count in (row["nsamples"], row["filesize"], index["filesize"]):
-        if not isinstance(count, int) or count < 0:
-            raise ValueError(f"count {count!r} in {row['url']}")
-    return ShardEntry(
+    shard = ShardEntry(
         path=folder / _plain_name(row["url"]),
-        num_samples=row["nsamples"],
-        size_bytes=row["filesize"],
-        sha256=row["sha256"],
+        num_samples=_count(row["nsamples"], minimum=1),
+        size_bytes=_count(row["filesize"]),
+        sha256=_sha256(row["sha256"]),
         index_path=folder / _plain_name(index["url"]),
-        index_bytes=index["filesize"],
-        index_sha256=index["sha256"],
+        index_bytes=_count(index["filesize"]),
+        index_sha256=_sha256(index["sha256"]),
     )
+    # Whoever allocates by a count is safe: no more samples than the file has room for.
+    records_bytes = shard.size_bytes - len(END_OF_ARCHIVE)
+    if packed is not None and records_bytes != shard.num_samples * packed.record_bytes:
+        raise ValueError(f"{shard.path} of {shard.size_bytes} bytes cannot be {shard.num_samples} packed records")
+    if records_bytes < shard.num_samples * MIN_RECORD_BYTES:
+        raise ValueError(f"{shard.path} of {shard.size_bytes} bytes is too short for {shard.num_samples} records")
+    return shard
 
 
-def _plain_name(name: str) -> str:
+def _count(value: Any, *, minimum: int = 0) -> int:
+    if type(value) is not int or not minimum <= value <= MAX_COUNT:
+        raise ValueError(f"{value!r}: a whole number from {minimum} to 2**53 wanted")
+    return value
+
+
+def _sha256(value: Any) -> str:
+    if not isinstance(value, str) or not SHA256_HEX.fullmatch(value):
+        raise ValueError(f"{value!r}: 64 hexadecimal digits wanted")
+    return value
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"{value!r}: text wanted")
+    value.encode()  # a lone surrogate is no text; UnicodeEncodeError is a ValueError
+    return value
+
+
+def _plain_name(name: Any) -> str:
     """Refuse names that could leave the data set's folder."""
     if not isinstance(name, str) or not PLAIN_NAME.fullmatch(name):
         raise ValueError(f"name {name!r} is not a plain file name")
     return name
 
 
-def _read_object(path: Path) -> dict[str, Any]:
-    """Read a bounded JSON object and refuse a newer format version before anything else."""
-    if path.stat().st_size > MAX_JSON_BYTES:
-        raise DamageError(f"{path}: {path.stat().st_size} bytes is beyond any manifest")
+def _spell(value: dict[str, Any]) -> bytes:
+    return (json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
+
+
+def _read_bounded(path: Path) -> bytes:
+    with path.open("rb") as stream:
+        raw = stream.read(MAX_JSON_BYTES + 1)
+    if len(raw) > MAX_JSON_BYTES:
+        raise DamageError(f"{path}: over {MAX_JSON_BYTES} bytes, beyond any manifest")
+    return raw
+
+
+def _parse_object(path: Path, raw: bytes, *, intact: bool) -> dict[str, Any]:
+    """Parse a JSON object and check its format version, then whether it is `intact`, before anything else."""
     try:
-        content = json.loads(path.read_bytes())
+        content = json.loads(raw.decode(), parse_constant=_refuse_constant)
         version = content["format_version"]
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise DamageError(f"{path}: not a manifest ({error!r})") from None
-    if not isinstance(version, int) or version < 1:
+    newer = type(version) is int and version > FORMAT_VERSION
+    told = f"format version {version}, this Tarmac reads up to {FORMAT_VERSION}" if newer else ""
+    if not intact:
+        raise DamageError(f"{path}: its checksum does not fit: damaged, or edited by hand{told and f' ({told})'}")
+    if newer:
+        raise UserError(f"{path}: {told}; it was made by a newer one: upgrade, or prepare the data again")
+    if version != FORMAT_VERSION or type(version) is not int:
         raise DamageError(f"{path}: format_version {version!r}")
-    if version > FORMAT_VERSION:
-        raise UserError(
-            f"{path}: format version {version}, this Tarmac reads up to {FORMAT_VERSION};"
-            " it was made by a newer one: upgrade, or prepare the data again"
-        )
     return dict(content)
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no number")

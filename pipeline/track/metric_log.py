@@ -14,10 +14,11 @@ import os
 from pathlib import Path
 from typing import Any, Protocol
 
-from pipeline.run_folder import METRICS_FILE
 from pipeline.shards.publish import publish_bytes
 
 log = logging.getLogger(__name__)
+
+METRICS_FILE = "metrics.jsonl"
 
 
 class Tracker(Protocol):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import make_synthetic
+from synthetic_data import make_synthetic
 
 from pipeline.run_folder import SUMMARY_FILE
 from pipeline.shards.errors import UserError

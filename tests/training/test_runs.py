@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
-from conftest import TRAIN_SAMPLES, VAL_SAMPLES
+from synthetic_data import TRAIN_SAMPLES, VAL_SAMPLES
 
 from pipeline.build import build_model, plan_steps
 from pipeline.compose import compose

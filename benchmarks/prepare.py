@@ -1,0 +1,91 @@
+"""How fast does data_prep make packed shards?
+
+    python -m benchmarks.prepare                                        # synthetic 64x64, and real JPEGs where found
+    python -m benchmarks.prepare --samples 2000 --repeats 1 --jpegs ""
+
+Each turn prepares the data set anew, from `prepare(config)` to its dataset.json, with 1 and with 2 workers. MB/s are
+of shards written. The JPEGs are a tar that holds one folder a class under `*/train/`; they are unpacked first.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import statistics
+import sys
+import tarfile
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from benchmarks.measure import REPOSITORY, print_conditions, print_table, rate_text, take_turns
+from data_prep.config import PREPARE_SCHEMAS
+from data_prep.prepare import prepare
+from pipeline.compose import compose
+from pipeline.shards.errors import run_entry_point
+
+JPEGS = REPOSITORY.parent / "shared" / "data" / "imagenet-jpegs" / "imagenet_1k_samples.tar"
+WORKERS = (1, 2)
+RESOLUTION = 64
+
+
+def main(argv: list[str]) -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.prepare", description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--samples", type=int, default=50_000, help="synthetic images")
+    parser.add_argument("--repeats", type=int, default=3, help="turns")
+    parser.add_argument("--jpegs", default=str(JPEGS), help="tar of class folders of JPEGs; empty for none")
+    options = parser.parse_args(argv)
+    logging.disable(logging.INFO)
+    with tempfile.TemporaryDirectory(dir=".") as folder:
+        sources = {"synthetic": ["source=synthetic", f"source.samples={options.samples}", "source.val_samples=0"]}
+        if options.jpegs and Path(options.jpegs).is_file():
+            root = unpacked(Path(options.jpegs), Path(folder) / "jpegs")
+            sources["JPEGs"] = ["source=folder", f"source.root={root}", "source.val_frac=0"]
+        else:
+            print(f"JPEGs left out: no file {options.jpegs!r}\n")
+        candidates: dict[str, Callable[[], float]] = {}
+        record_bytes: dict[str, float] = {}
+
+        def candidate(name: str, overrides: list[str]) -> Callable[[], float]:
+            def run() -> float:
+                rate, record_bytes[name] = time_preparation(overrides, Path(folder))
+                return rate
+
+            return run
+
+        for source, overrides in sources.items():
+            for workers in WORKERS:
+                name = f"{source}, {workers} workers"
+                candidates[name] = candidate(name, [*overrides, f"engine.workers={workers}"])
+        rates = take_turns(candidates, repeats=options.repeats)
+    print_conditions(" ".join(["python -m benchmarks.prepare", *argv]), "pillow")
+    rows = [
+        [name, rate_text(values), f"{statistics.median(values) * record_bytes[name] / 1e6:.0f}", str(len(values))]
+        for name, values in rates.items()
+    ]
+    print_table(["source", "images/s, median (min to max)", "MB/s", "n"], rows)
+    return 0
+
+
+def time_preparation(overrides: list[str], folder: Path) -> tuple[float, float]:
+    """Prepare a data set of 64x64 images and return images/s and the bytes of shard an image takes."""
+    with tempfile.TemporaryDirectory(dir=folder) as scratch:
+        size = [f"layout.resolution={RESOLUTION}", "layout.channels=rgb", "layout.shard_bytes=16000000"]
+        config = compose("prepare", PREPARE_SCHEMAS, [*overrides, *size, f"out={scratch}/out"])
+        started_s = time.perf_counter()
+        data_set = prepare(config)
+        passed_s = time.perf_counter() - started_s
+    train = data_set.split("train")
+    return train.num_samples / passed_s, sum(shard.size_bytes for shard in train.shards) / train.num_samples
+
+
+def unpacked(archive: Path, out: Path) -> Path:
+    """Unpack a tar and return the folder that holds its class folders."""
+    with tarfile.open(archive) as stream:
+        stream.extractall(out, filter="data")
+    return next(path for path in sorted(out.glob("**/train")) if path.is_dir())
+
+
+if __name__ == "__main__":
+    sys.exit(run_entry_point(main))

@@ -1,0 +1,128 @@
+"""Preparations that are killed for real, at random moments, and typed again."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+from tiny_data import ROOT, command, run_module, tree
+
+NUM_SHARDS = 12
+
+
+def options(out: Path, *, workers: int) -> list[str]:
+    shape = ["source=synthetic", "source.samples=1100", "source.val_samples=100", "layout.resolution=32"]
+    return [*shape, "layout.shard_bytes=500000", f"engine.workers={workers}", f"out={out}"]
+
+
+def processes_of(out: Path) -> list[int]:
+    """Return the ids of living processes whose working folder is `out`'s parent: the command and its workers."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            if (folder / "cwd").readlink() == out.parent and "Z" not in (folder / "stat").read_text().split(")")[1][:3]:
+                found.append(int(folder.name))
+        except OSError:
+            pass
+    return found
+
+
+def start(out: Path, *, workers: int) -> subprocess.Popen[bytes]:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return subprocess.Popen(
+        command("data_prep", *options(out, workers=workers)),
+        cwd=out.parent,
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+
+
+def wait_until_none(out: Path) -> None:
+    deadline_s = time.monotonic() + 10
+    while processes_of(out):
+        assert time.monotonic() < deadline_s, "a worker outlives its parent"
+        time.sleep(0.01)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """The tree of a preparation that nobody disturbed."""
+    out = tmp_path_factory.mktemp("whole") / "set"
+    ended = run_module("data_prep", *options(out, workers=1))
+    assert ended.returncode == 0, ended.stderr
+    return tree(out)
+
+
+def num_finished(out: Path) -> int:
+    return len(list((out / "plan").glob("*.receipt.json")))
+
+
+@pytest.mark.skipif(not Path("/proc/self/cwd").exists(), reason="finds processes in /proc")
+@pytest.mark.slow
+@pytest.mark.parametrize("whole_group", [True, False], ids=["the whole group", "the parent alone"])
+@pytest.mark.parametrize("workers", [1, 3])
+def test_killed_at_random_moments_and_typed_again_it_ends_with_the_same_bytes(
+    tmp_path: Path, whole: dict[str, bytes], workers: int, whole_group: bool
+) -> None:
+    out = tmp_path / "set"
+    rng = random.Random(f"{workers} {whole_group}")
+    deadline_s = time.monotonic() + 60
+    finished: dict[str, int] = {}
+    for moment in range(4):
+        process = start(out, workers=workers)
+        try:
+            # The first kill falls anywhere from the start on; the others after one more shard, so that it goes on.
+            wanted = num_finished(out) + moment
+            while process.poll() is None and num_finished(out) < wanted and time.monotonic() < deadline_s:
+                time.sleep(0.001)
+            time.sleep(rng.random() * (0.05 if moment else 1.0))
+        finally:
+            os.killpg(process.pid, signal.SIGKILL) if whole_group else process.kill()
+            process.wait()
+        wait_until_none(out)
+        if (out / "dataset.json").exists():
+            break
+        shards = {path.name: path.stat().st_mtime_ns for path in out.rglob("*.tar")}
+        # A shard with a receipt is never written again.
+        for path in (out / "plan").glob("*.receipt.json"):
+            split, number = path.name.split(".")[0].split("-")
+            shard = out / split / f"shard-{number}.tar"
+            written_ns = finished.setdefault(str(shard), shard.stat().st_mtime_ns)
+            assert written_ns == shard.stat().st_mtime_ns
+        assert len(shards) <= NUM_SHARDS
+    ended = run_module("data_prep", *options(out, workers=workers))
+    assert ended.returncode == 0, ended.stderr
+    assert tree(out) == whole
+    assert all(Path(shard).stat().st_mtime_ns == written_ns for shard, written_ns in finished.items())
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_with_one_line_and_130(tmp_path: Path) -> None:
+    out = tmp_path / "set"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen(
+        command("data_prep", *options(out, workers=2), "source.samples=200000", "layout.shard_bytes=3000000"),
+        cwd=tmp_path,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    deadline_s = time.monotonic() + 60
+    while num_finished(out) < 1 and time.monotonic() < deadline_s:
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGINT)
+    stdout, stderr = process.communicate(timeout=60)
+    assert (process.returncode, stdout) == (130, "")
+    assert stderr.splitlines()[-1] == "error: interrupted"
+    assert "Traceback" not in stderr
+    assert not list(out.rglob(".*.part"))
+    assert not (out / "dataset.json").exists()

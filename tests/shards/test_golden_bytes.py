@@ -1,0 +1,68 @@
+"""Golden bytes. Who relies on them: readers outside this repository (docs/FORMAT.md), preparations that go on after an
+update of this code, and runs that are resumed on a data set made again. A change here is a change of the format.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import pytest
+from tiny_data import prepare_here, write_packed_set
+
+from pipeline.shards.keyed import keyed_permutation, make_key, random_bits
+from pipeline.shards.record import PackedLayout
+
+KEY = 0x2B0949E7073B5707
+BITS = [16590434883472601732, 14355215682979449643, 8871846971802956069]
+PERMUTATION = [5, 9, 8, 2, 6, 4, 3, 1, 11, 10, 0, 7]
+WRITTEN = {
+    3: {
+        "dataset.json": "2a20b580e3355c1e450cbf7c858fd4c5eeb98ec86f22d5cc411b3f5119fb395c",
+        "rejected.jsonl": "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855",
+        "train/manifest.json": "5093a378bb2af7684c02c26686a1f3fcfce99c77e864fb533f02b9d482d2ea9b",
+        "train/shard-000000.idx.npy": "83b2d81d9ece798249136b245dc638546ccbc96976299c9f52baf1c3163dd55a",
+        "train/shard-000000.tar": "a5d1882610967aaead9eddc3dc4e4300aa276bc1e10d2a2f0f3b50ccb96cd908",
+    },
+    1: {
+        "dataset.json": "56245320c90be4fd81c63f311c6d1ef2829f7adfa4394633159b8bec9d7c035d",
+        "rejected.jsonl": "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855",
+        "train/manifest.json": "fa64729ef88c1fce0ffd0d0a466b35903fba753c1634cb4408aaf5e45f15a8bb",
+        "train/shard-000000.idx.npy": "984c69947c3adc19354c70864bfc9ddd4016e03a60c4af7a0788e32303e8ac62",
+        "train/shard-000000.tar": "d8ee7d071eacfa0a1b0d07ba644470e43c84b8775d16b94a942ca9a364c9eedd",
+    },
+}
+# The whole way from a source through the plan; dataset.json is left out, as it names the versions of packages.
+PREPARED = {
+    "train/manifest.json": "5f13439d893d9409e38fe76e1e5c0c065861aa18d35fce0321552311ae523fdf",
+    "train/shard-000000.tar": "d91a5f1bc9a9643f170046bf9fce0d762de2b8667972790feaa36e03cf934fca",
+    "train/shard-000001.tar": "817b708bb5312884537f227c6b3f7764ce4c73dc900ccc5fe275c2e00a94eae0",
+    "val/manifest.json": "6c4b2e945c82ae658986b8bc559930745da3d624aa380c469921bbd09e65541e",
+    "val/shard-000000.tar": "fe526ffe13a7e1890090a93cc14e90f493bb27915ffdcb9fbc20389cf179fe78",
+}
+
+
+def digests(root: Path) -> dict[str, str]:
+    files = sorted(path for path in root.rglob("*") if path.is_file())
+    return {str(path.relative_to(root)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+@pytest.mark.parametrize("channels", [3, 1])
+def test_the_writers_write_the_same_bytes_for_ever(tmp_path: Path, channels: int) -> None:
+    layout = PackedLayout(height=2, width=3, channels=channels)
+    write_packed_set(tmp_path / "set", shard_sizes={"train": [2]}, layout=layout)
+    assert digests(tmp_path / "set") == WRITTEN[channels]
+
+
+def test_a_preparation_writes_the_same_bytes_for_ever(tmp_path: Path) -> None:
+    options = ("source=synthetic", "source.samples=6", "source.val_samples=2", "seed=5")
+    prepare_here(tmp_path / "set", *options, "layout.resolution=4", "layout.shard_bytes=8000")
+    found = digests(tmp_path / "set")
+    assert {name: found[name] for name in PREPARED} == PREPARED
+
+
+def test_keyed_numbers_are_the_same_for_ever() -> None:
+    key = make_key("plan", 7, "train")
+    assert key == KEY
+    assert random_bits(key, keyed_permutation(0, 3)).tolist() == BITS
+    assert keyed_permutation(key, 12).tolist() == PERMUTATION
