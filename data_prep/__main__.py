@@ -28,7 +28,8 @@ def main(argv: list[str]) -> int:
     data_set = prepare(config)
     counts = ", ".join(f"{split.num_samples:,} {name}" for name, split in data_set.splits.items())
     sys.stdout.write(f"{data_set.name}: {counts} samples of {data_set.num_classes} classes in {config.out}\n")
-    sys.stdout.write(f"train on it: python -m pipeline.train {shlex.quote(f'data.path={config.out}')}\n")
+    if data_set.packed is not None:  # training reads no other layout yet
+        sys.stdout.write(f"train on it: python -m pipeline.train {shlex.quote(f'data.path={config.out}')}\n")
     return 0
 
 

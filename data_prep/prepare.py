@@ -75,14 +75,14 @@ def prepare(config: PrepareConfig) -> DataSet:
         remove_part_files(out)
         try:
             (out / PLAN_FOLDER).mkdir(exist_ok=True)
-            tasks = _planned_tasks(config, source)
+            receipts = _run(config, _planned_tasks(config, source))
+            _finish(config, source, receipts)
+            _remove_receipts(out)
         except BaseException:
+            remove_part_files(out)  # of a worker that was killed
             if not (out / PLAN_FOLDER / PLAN_FILE).exists():
                 shutil.rmtree(out / PLAN_FOLDER, ignore_errors=True)
             raise
-        receipts = _run(config, tasks)
-        _finish(config, source, receipts)
-        _remove_receipts(out)
     return read_data_set(out)
 
 
@@ -169,7 +169,8 @@ def _planned_tasks(config: PrepareConfig, source: Source) -> list[ShardTask]:
             shard_bytes=config.layout.shard_bytes,
         )
         planned_bytes += plan.stored_bytes
-        log.info("planned %s: %s images in %s shards", split, f"{plan.num_items:,}", f"{plan.num_shards:,}")
+        shards = "shard" if plan.num_shards == 1 else "shards"
+        log.info("planned %s: %s images in %s %s", split, f"{plan.num_items:,}", f"{plan.num_shards:,}", shards)
         write_plan(plan, out / PLAN_FOLDER / f"{split}.parquet")
         fingerprints[split] = plan.fingerprint
         tasks += [ShardTask(config=config, split=split, number=number) for number in range(plan.num_shards)]

@@ -12,10 +12,13 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import struct
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from multiprocessing.connection import Connection
 from multiprocessing.connection import wait as wait_for_sentinel
 from typing import Any
 
@@ -24,7 +27,10 @@ from pipeline.shards.errors import UserError
 
 POLL_S = 0.1
 
-# Set once in each worker by _start_worker: a shared [items, bytes] counter and the signal to stop.
+# What a worker reports: items and bytes newly done.
+_PROGRESS = struct.Struct("<qq")
+# Set once in each worker by _start_worker: where to report progress, and a byte that says stop. Neither has a lock,
+# which a killed worker could take along.
 _worker_state: dict[str, Any] = {}
 
 
@@ -50,38 +56,64 @@ def run_local(
             yield task, build_shard(task, on_progress)
         return
     context = multiprocessing.get_context("spawn")
-    counters, stop = context.Array("q", 2), context.Event()
-    executor = ProcessPoolExecutor(num_workers, context, initializer=_start_worker, initargs=(counters, stop))
-    reported = [0, 0]
+    progress, progress_writer = context.Pipe(duplex=False)
+    stop = context.RawValue("b", 0)
+    executor = ProcessPoolExecutor(num_workers, context, initializer=_start_worker, initargs=(progress_writer, stop))
+    with _interrupt_as_flag() as interrupted:
+        try:
+            with _interrupt_masked():
+                task_of: dict[Future[dict[str, Any]], ShardTask] = {
+                    executor.submit(_work, task): task for task in tasks
+                }
+            pending = set(task_of)
+            while pending:
+                finished, pending = wait(pending, timeout=POLL_S, return_when=FIRST_COMPLETED)
+                while progress.poll():
+                    on_progress(*_PROGRESS.unpack(progress.recv_bytes()))
+                if interrupted.is_set():
+                    raise KeyboardInterrupt
+                # A real error goes first: Stopped only echoes it.
+                for future in sorted(finished, key=lambda future: isinstance(future.exception(), Stopped)):
+                    yield task_of[future], future.result()
+        except BrokenProcessPool:
+            raise UserError(
+                "a worker process was killed (out of memory?); finished shards are kept: type the same command"
+                " again, with engine.workers=1 if memory is short"
+            ) from None
+        finally:
+            stop.value = 1
+            executor.shutdown(cancel_futures=True)
 
-    def report() -> None:
-        done = counters[:]
-        on_progress(done[0] - reported[0], done[1] - reported[1])
-        reported[:] = done
 
+@contextmanager
+def _interrupt_as_flag() -> Iterator[threading.Event]:
+    """Turn Ctrl-C into a flag: raised inside the executor's own code, KeyboardInterrupt leaves its locks held."""
+    interrupted = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield interrupted
+        return
+    before = signal.signal(signal.SIGINT, lambda *_: interrupted.set())
     try:
-        task_of: dict[Future[dict[str, Any]], ShardTask] = {executor.submit(_work, task): task for task in tasks}
-        pending = set(task_of)
-        while pending:
-            finished, pending = wait(pending, timeout=POLL_S, return_when=FIRST_COMPLETED)
-            report()
-            # A real error goes first: Stopped only echoes it.
-            for future in sorted(finished, key=lambda future: isinstance(future.exception(), Stopped)):
-                yield task_of[future], future.result()
-    except BrokenProcessPool:
-        raise UserError(
-            "a worker process was killed (out of memory?); finished shards are kept: type the same command again,"
-            " with engine.workers=1 if memory is short"
-        ) from None
+        yield interrupted
     finally:
-        stop.set()
-        executor.shutdown(cancel_futures=True)
+        signal.signal(signal.SIGINT, before)
 
 
-def _start_worker(counters: Any, stop: Any) -> None:
-    # The terminal sends Ctrl-C to workers too; the parent hears it and stops them in order.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    _worker_state.update(counters=counters, stop=stop)
+@contextmanager
+def _interrupt_masked() -> Iterator[None]:
+    """Hold Ctrl-C back for the block, and for good in processes that start in it.
+
+    The terminal sends it to workers too; the parent alone hears it and stops them in order.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _start_worker(progress: Connection, stop: Any) -> None:
+    _worker_state.update(progress=progress, stop=stop)
     threading.Thread(target=_die_with_parent, daemon=True).start()
 
 
@@ -97,9 +129,7 @@ def _work(task: ShardTask) -> dict[str, Any]:
 
 
 def _report(items: int, num_bytes: int) -> None:
-    if _worker_state["stop"].is_set():
+    if _worker_state["stop"].value:
         raise Stopped
-    counters = _worker_state["counters"]
-    with counters.get_lock():
-        counters[0] += items
-        counters[1] += num_bytes
+    # So small a message is one atomic write.
+    _worker_state["progress"].send_bytes(_PROGRESS.pack(items, num_bytes))

@@ -12,8 +12,6 @@ from pathlib import Path
 import pytest
 from tiny_data import ROOT, command, run_module, tree
 
-NUM_SHARDS = 12
-
 
 def options(out: Path, *, workers: int) -> list[str]:
     shape = ["source=synthetic", "source.samples=1100", "source.val_samples=100", "layout.resolution=32"]
@@ -89,14 +87,12 @@ def test_killed_at_random_moments_and_typed_again_it_ends_with_the_same_bytes(
         wait_until_none(out)
         if (out / "dataset.json").exists():
             break
-        shards = {path.name: path.stat().st_mtime_ns for path in out.rglob("*.tar")}
         # A shard with a receipt is never written again.
         for path in (out / "plan").glob("*.receipt.json"):
             split, number = path.name.split(".")[0].split("-")
             shard = out / split / f"shard-{number}.tar"
             written_ns = finished.setdefault(str(shard), shard.stat().st_mtime_ns)
             assert written_ns == shard.stat().st_mtime_ns
-        assert len(shards) <= NUM_SHARDS
     ended = run_module("data_prep", *options(out, workers=workers))
     assert ended.returncode == 0, ended.stderr
     assert tree(out) == whole

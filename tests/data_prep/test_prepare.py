@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
-from concurrent.futures.process import BrokenProcessPool
+from concurrent.futures.process import BrokenProcessPool, ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -406,7 +406,7 @@ def test_the_engine_says_when_a_worker_was_killed(tmp_path: Path, pets: Path, mo
             return None
 
     monkeypatch.setattr(local, "wait", lambda pending, **_: ({*pending}, set()))
-    monkeypatch.setattr(local.ProcessPoolExecutor, "submit", lambda *_: Broken())
+    monkeypatch.setattr(ProcessPoolExecutor, "submit", lambda *_: Broken())
     with pytest.raises(UserError, match="a worker process was killed"):
         prepare_pictures(pets, tmp_path / "set", SMALL_SHARDS, "engine.workers=2")
 

@@ -147,6 +147,11 @@ def put_after_the_end(root: Path) -> None:
     (root / SHARD).write_bytes((root / SHARD).read_bytes() + b"\0")
 
 
+def put_a_folder_there(root: Path) -> None:
+    (root / SHARD).unlink()
+    (root / SHARD).mkdir()
+
+
 FIRST = "train/shard-000000"
 DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "cut in a record": (cut(SHARD, 3000), f"{SHARD}: cut short: 3000 bytes"),
@@ -159,7 +164,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "emptied": (cut(SHARD, 0), f"{SHARD}: record 0 and all after it are cut off"),
     "longer": (put_after_the_end, f"{SHARD}: too long: 5121 bytes"),
     "missing": (lambda root: (root / SHARD).unlink(), f"{SHARD}: the shard cannot be read (No such file"),
-    "a folder": (lambda root: ((root / SHARD).unlink(), (root / SHARD).mkdir()), f"{SHARD}: the shard cannot be read"),
+    "a folder": (put_a_folder_there, f"{SHARD}: the shard cannot be read"),
     "swapped": (swap(SHARD, f"{FIRST}.tar"), f"{SHARD}: record 0 is damaged"),
     "swapped with the sidecar": (swap_shards_and_sidecars, f"{SHARD}: the shard's SHA-256 is not the manifest's"),
     "sidecar of another": (copied(f"{FIRST}.idx.npy", SIDECAR), f"{SIDECAR}: the sidecar's SHA-256"),

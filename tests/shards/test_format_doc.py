@@ -72,7 +72,7 @@ def test_the_example_is_what_the_writers_write(tmp_path: Path) -> None:
     row = b"".join(bytes.fromhex(line.split(maxsplit=2)[2]) for line in blocks("text")[-1].splitlines())
     assert sidecar.endswith(row)
     assert len(row) * 2 + sidecar.index(b"\n", 10) + 1 == len(sidecar)
-    header = blocks("python")[0]
+    header = blocks("text")[0]
     assert header.strip() in sidecar.decode("latin-1")
 
 
