@@ -15,7 +15,7 @@ import signal
 import struct
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from multiprocessing.connection import Connection
@@ -62,9 +62,7 @@ def run_local(
     with _interrupt_as_flag() as interrupted:
         try:
             with _interrupt_masked():
-                task_of: dict[Future[dict[str, Any]], ShardTask] = {
-                    executor.submit(_work, task): task for task in tasks
-                }
+                task_of = {executor.submit(_work, task): task for task in tasks}
             pending = set(task_of)
             while pending:
                 finished, pending = wait(pending, timeout=POLL_S, return_when=FIRST_COMPLETED)

@@ -99,14 +99,12 @@ def test_killed_at_random_moments_and_typed_again_it_ends_with_the_same_bytes(
     assert all(Path(shard).stat().st_mtime_ns == written_ns for shard, written_ns in finished.items())
 
 
-@pytest.mark.slow
-def test_ctrl_c_ends_with_one_line_and_130(tmp_path: Path) -> None:
-    out = tmp_path / "set"
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+def start_long(out: Path) -> subprocess.Popen[str]:
+    """Start a preparation of two workers that would last, and return when a shard is finished."""
     process = subprocess.Popen(
         command("data_prep", *options(out, workers=2), "source.samples=200000", "layout.shard_bytes=3000000"),
-        cwd=tmp_path,
-        env=environment,
+        cwd=out.parent,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -115,10 +113,39 @@ def test_ctrl_c_ends_with_one_line_and_130(tmp_path: Path) -> None:
     deadline_s = time.monotonic() + 60
     while num_finished(out) < 1 and time.monotonic() < deadline_s:
         time.sleep(0.01)
-    os.killpg(process.pid, signal.SIGINT)
-    stdout, stderr = process.communicate(timeout=60)
-    assert (process.returncode, stdout) == (130, "")
-    assert stderr.splitlines()[-1] == "error: interrupted"
+    return process
+
+
+def end_of(process: subprocess.Popen[str]) -> tuple[int, str, str]:
+    """Return exit code, stdout and the last line of stderr, in which no traceback may be."""
+    try:
+        stdout, stderr = process.communicate(timeout=60)
+    finally:
+        process.kill()
+        process.wait()
     assert "Traceback" not in stderr
+    return process.returncode, stdout, stderr.splitlines()[-1]
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_with_one_line_and_130(tmp_path: Path) -> None:
+    out = tmp_path / "set"
+    process = start_long(out)
+    os.killpg(process.pid, signal.SIGINT)
+    assert end_of(process) == (130, "", "error: interrupted")
     assert not list(out.rglob(".*.part"))
     assert not (out / "dataset.json").exists()
+
+
+@pytest.mark.skipif(not Path("/proc/self/cwd").exists(), reason="finds processes in /proc")
+@pytest.mark.slow
+def test_a_killed_worker_ends_the_run_with_one_line(tmp_path: Path) -> None:
+    out = tmp_path / "set"
+    process = start_long(out)
+    arguments = {number: Path(f"/proc/{number}/cmdline").read_bytes() for number in processes_of(out)}
+    os.kill(next(number for number, found in arguments.items() if b"spawn_main" in found), signal.SIGKILL)
+    code, stdout, last = end_of(process)
+    assert (code, stdout) == (2, "")
+    assert last.startswith("error: a worker process was killed (out of memory?)")
+    assert not list(out.rglob(".*.part"))
+    wait_until_none(out)
