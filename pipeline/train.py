@@ -10,6 +10,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import pytorch_lightning as pl
 import torch
 
 from pipeline.build import (
@@ -120,17 +121,18 @@ def _train(config: TrainConfig, world: World, opened: ExitStack) -> dict[str, An
         log_every_steps=config.trainer.log_every_steps,
         images_per_step=min(batch_plan.slots, num_samples),
     )
-    callbacks = [
-        recorder,
+    callbacks: list[pl.Callback] = [recorder]
+    if config.log_sample_ids:
+        callbacks.append(SampleIdLog(run.folder, rank=world.rank, resume_step=run.finished_steps))
+    # Last: a checkpoint says that everything before its step is written.
+    callbacks.append(
         CheckpointCallback(
             run.folder / CHECKPOINT_FOLDER,
             every_steps=config.checkpoint.every_steps,
             keep=config.checkpoint.keep,
             fingerprint=fingerprint,
-        ),
-    ]
-    if config.log_sample_ids:
-        callbacks.append(SampleIdLog(run.folder, rank=world.rank, resume_step=run.finished_steps))
+        )
+    )
     if world.rank == 0:
         _announce(config, world, run, order, module, plan.total_steps)
     trainer = build_trainer(world=world, precision=config.trainer.precision, callbacks=callbacks, plan=plan)

@@ -109,6 +109,8 @@ class CheckpointCallback(pl.Callback):
     def save(self, trainer: pl.Trainer) -> None:
         """Save now; every rank must call it."""
         path = self.folder / checkpoint_name(trainer.global_step)
+        # A checkpoint promises that every rank has written what belongs to its steps, so none may lag behind.
+        trainer.strategy.barrier("before a checkpoint")
         trainer.save_checkpoint(path)
         if trainer.is_global_zero:
             for _, old in stored_checkpoints(self.folder)[self.keep :]:
