@@ -3,15 +3,15 @@
     python -m benchmarks.prepare                                        # synthetic 64x64, and real JPEGs where found
     python -m benchmarks.prepare --samples 2000 --repeats 1 --jpegs ""
 
-Each turn prepares the data set anew, from `prepare(config)` to its dataset.json, with 1 and with 2 workers. MB/s are
-of shards written. The JPEGs are a tar that holds one folder a class under `*/train/`; they are unpacked first.
+Each turn runs `python -m data_prep` anew, timed from its start to its end, with 1 and with 2 workers. MB/s are of
+shards written. The JPEGs are a tar that holds one folder a class under `*/train/`; they are unpacked first.
 """
 
 from __future__ import annotations
 
 import argparse
-import logging
 import statistics
+import subprocess
 import sys
 import tarfile
 import tempfile
@@ -20,10 +20,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from benchmarks.measure import REPOSITORY, print_conditions, print_table, rate_text, take_turns
-from data_prep.config import PREPARE_SCHEMAS
-from data_prep.prepare import prepare
-from pipeline.compose import compose
 from pipeline.shards.errors import run_entry_point
+from pipeline.shards.manifest import read_data_set
 
 JPEGS = REPOSITORY.parent / "shared" / "data" / "imagenet-jpegs" / "imagenet_1k_samples.tar"
 WORKERS = (1, 2)
@@ -36,11 +34,10 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--repeats", type=int, default=3, help="turns")
     parser.add_argument("--jpegs", default=str(JPEGS), help="tar of class folders of JPEGs; empty for none")
     options = parser.parse_args(argv)
-    logging.disable(logging.INFO)
     with tempfile.TemporaryDirectory(dir=".") as folder:
         sources = {"synthetic": ["source=synthetic", f"source.samples={options.samples}", "source.val_samples=0"]}
         if options.jpegs and Path(options.jpegs).is_file():
-            root = unpacked(Path(options.jpegs), Path(folder) / "jpegs")
+            root = unpacked(Path(options.jpegs), Path(folder).resolve() / "jpegs")
             sources["JPEGs"] = ["source=folder", f"source.root={root}", "source.val_frac=0"]
         else:
             print(f"JPEGs left out: no file {options.jpegs!r}\n")
@@ -56,7 +53,7 @@ def main(argv: list[str]) -> int:
 
         for source, overrides in sources.items():
             for workers in WORKERS:
-                name = f"{source}, {workers} workers"
+                name = f"{source}, {workers} worker{'s' if workers > 1 else ''}"
                 candidates[name] = candidate(name, [*overrides, f"engine.workers={workers}"])
         rates = take_turns(candidates, repeats=options.repeats)
     print_conditions(" ".join(["python -m benchmarks.prepare", *argv]), "pillow")
@@ -69,14 +66,15 @@ def main(argv: list[str]) -> int:
 
 
 def time_preparation(overrides: list[str], folder: Path) -> tuple[float, float]:
-    """Prepare a data set of 64x64 images and return images/s and the bytes of shard an image takes."""
+    """Run the command and return images/s and the bytes of shard that an image takes."""
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
+        out = Path(scratch).resolve() / "out"
         size = [f"layout.resolution={RESOLUTION}", "layout.channels=rgb", "layout.shard_bytes=16000000"]
-        config = compose("prepare", PREPARE_SCHEMAS, [*overrides, *size, f"out={scratch}/out"])
+        command = [sys.executable, "-m", "data_prep", *overrides, *size, f"out={out}"]
         started_s = time.perf_counter()
-        data_set = prepare(config)
+        subprocess.run(command, cwd=REPOSITORY, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         passed_s = time.perf_counter() - started_s
-    train = data_set.split("train")
+        train = read_data_set(out).split("train")
     return train.num_samples / passed_s, sum(shard.size_bytes for shard in train.shards) / train.num_samples
 
 

@@ -73,7 +73,7 @@ def main(argv: list[str]) -> int:
         return float(summary["rate/images_per_s"])
 
     candidates: dict[str, Callable[[], float]] = {
-        f"tarmac, {ranks} ranks": partial(real_run, ranks) for ranks in options.ranks
+        f"tarmac, {ranks} rank{'s' if ranks > 1 else ''}": partial(real_run, ranks) for ranks in options.ranks
     }
     candidates["bare torch loop"] = lambda: bare_loop(data_set, overrides, steps=options.steps)
     rates = take_turns(candidates, repeats=options.repeats)

