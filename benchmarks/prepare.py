@@ -69,7 +69,7 @@ def time_preparation(overrides: list[str], folder: Path) -> tuple[float, float]:
     """Run the command and return images/s and the bytes of shard that an image takes."""
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         out = Path(scratch).resolve() / "out"
-        size = [f"layout.resolution={RESOLUTION}", "layout.channels=rgb", "layout.shard_bytes=16000000"]
+        size = [f"layout.resolution={RESOLUTION}", "layout.channels=rgb", "layout.shard_bytes=4000000"]
         command = [sys.executable, "-m", "data_prep", *overrides, *size, f"out={out}"]
         started_s = time.perf_counter()
         subprocess.run(command, cwd=REPOSITORY, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
