@@ -170,10 +170,11 @@ def fingerprint_of(config: TrainConfig, reader: PackedReader) -> dict[str, Any]:
 def summary_text(summary: dict[str, Any]) -> str:
     """Return the few lines that end a run."""
     folder = Path(summary["run_dir"])
+    ranks = "1 rank" if summary["world_size"] == 1 else f"{summary['world_size']} ranks"
     return (
         f"\naccuracy    {100 * summary['val/top1_frac']:.2f} % of {summary['val/samples']:,.0f} validation images"
         f" (top-5 {100 * summary['val/top5_frac']:.2f} %, loss {summary['val/loss']:.4f})\n"
-        f"speed       {summary['rate/images_per_s']:,.0f} images/s on {summary['world_size']} ranks,"
+        f"speed       {summary['rate/images_per_s']:,.0f} images/s on {ranks},"
         f" {100 * summary['rate/data_wait_frac']:.2f} % of the time waiting for data,"
         f" {summary['wall_s']:.0f} s in all\n"
         f"run         {folder} ({METRICS_FILE}, {SUMMARY_FILE}, {CHECKPOINT_FOLDER}/)\n"
