@@ -43,8 +43,8 @@ def main(argv: list[str]) -> int:
     compose(root, schemas, options)
     # torchrun would set 1 and say so at length; ranks share the cores evenly.
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // num_ranks)))
-    # OpenMP's threads spin while they wait; on a busy machine they then spin away each other's time (500 images/s
-    # against 2,390 on one rank of two threads, with both cores in use by others; 3 % slower when they are not).
+    # OpenMP's threads spin while they wait; on a busy machine they then spin away each other's time (one rank of
+    # two threads, both cores in other use: about 500 images/s, and 2,390 with this; docs/LOG.md).
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     # Its own account of a failed rank is a page; the rank has said what is wrong.
     logging.getLogger("torch.distributed").setLevel(logging.CRITICAL)

@@ -17,13 +17,11 @@ from pipeline.data.loader import Batch, BatchLoader
 class PackedDataModule(pl.LightningDataModule):
     """Gives the trainer its loaders and copies batches to its device."""
 
-    def __init__(self, *, train: BatchLoader | None, val: BatchLoader) -> None:
+    def __init__(self, *, train: BatchLoader, val: BatchLoader) -> None:
         super().__init__()
         self.train, self.val = train, val
 
     def train_dataloader(self) -> BatchLoader:
-        if self.train is None:
-            raise RuntimeError("made for evaluation alone")
         return self.train
 
     def val_dataloader(self) -> BatchLoader:
@@ -31,5 +29,4 @@ class PackedDataModule(pl.LightningDataModule):
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Any:
         loader = self.train if self.trainer is not None and self.trainer.training else self.val
-        assert loader is not None
         return loader.to_device(batch, device)
