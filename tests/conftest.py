@@ -6,9 +6,9 @@ import logging
 
 import pytest
 import torch
-from synthetic_data import TRAIN_SAMPLES, VAL_SAMPLES, make_synthetic
 
 from pipeline.shards.manifest import DataSet
+from synthetic_data import TRAIN_SAMPLES, VAL_SAMPLES, make_synthetic
 
 # Tiny tensors gain nothing from threads, and ranks beside them lose.
 torch.set_num_threads(1)

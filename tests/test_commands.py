@@ -9,11 +9,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from synthetic_data import make_synthetic
 
 from pipeline.launch import read_num_ranks
 from pipeline.shards.errors import UserError
 from pipeline.shards.manifest import DataSet
+from synthetic_data import make_synthetic
 
 pytestmark = pytest.mark.slow
 

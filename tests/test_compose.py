@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny_data import ROOT, run_module
 
 from data_prep.config import PREPARE_SCHEMAS, VERIFY_SCHEMAS, PrepareConfig
 from pipeline.compose import Schemas, compose, first_difference, help_text, to_plain
 from pipeline.config import EVALUATE_SCHEMAS, TRAIN_SCHEMAS
 from pipeline.shards.errors import UserError
+from tiny_data import ROOT, run_module
 
 COMMANDS: dict[str, Schemas] = {
     "prepare": PREPARE_SCHEMAS,

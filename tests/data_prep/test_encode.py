@@ -12,11 +12,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
-from tiny_data import Pixels, random_pixels
 
 from data_prep.config import Channels, EncodedLayoutConfig, Fit, LayoutConfig, PackedLayoutConfig
 from data_prep.encode import EncodedEncoder, PackedEncoder, Rejected, channel_sums, make_encoder, packed_layout
 from pipeline.shards.record import END_OF_ARCHIVE, PackedLayout
+from tiny_data import Pixels, random_pixels
 
 ORIENTATION = 0x0112
 

@@ -7,6 +7,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+
 from tiny_data import ROOT, command, write_pictures
 
 UNSHARE = ["unshare", "--user", "--map-root-user", "--mount"]

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+
 from tiny_data import ROOT, command, run_module, tree
 
 

@@ -15,6 +15,14 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+
+from data_prep import prepare as prepare_module
+from data_prep import shard_task
+from data_prep.engines import local
+from data_prep.folders import locked_folder
+from data_prep.shard_task import ShardTask
+from pipeline.shards.errors import UserError
+from pipeline.shards.manifest import DataSet, read_data_set
 from tiny_data import (
     Pixels,
     prepare_here,
@@ -27,14 +35,6 @@ from tiny_data import (
     tree,
     write_pictures,
 )
-
-from data_prep import prepare as prepare_module
-from data_prep import shard_task
-from data_prep.engines import local
-from data_prep.folders import locked_folder
-from data_prep.shard_task import ShardTask
-from pipeline.shards.errors import UserError
-from pipeline.shards.manifest import DataSet, read_data_set
 
 # Four records of 64x64.
 SMALL_SHARDS = "layout.shard_bytes=60000"

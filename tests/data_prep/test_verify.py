@@ -12,13 +12,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tiny_data import copy_of, prepare_pictures, run_module, write_packed_set, write_pictures
 
 from data_prep.verify import EXIT_DAMAGED, find_faults, main
 from pipeline.shards.errors import DamageError, UserError
 from pipeline.shards.index import encode_index, read_index
 from pipeline.shards.manifest import DataSet, publish_data_set, publish_manifest, read_data_set
 from pipeline.shards.record import PackedLayout
+from tiny_data import copy_of, prepare_pictures, run_module, write_packed_set, write_pictures
 
 LAYOUT = PackedLayout(height=2, width=2, channels=3)
 SHARD = "train/shard-000001.tar"

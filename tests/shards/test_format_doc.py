@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tiny_data import ROOT, Pixels
 
 from pipeline.shards.check import find_damage, find_malformed
 from pipeline.shards.manifest import DataSet, publish_data_set, publish_manifest, publish_rejected, read_data_set
 from pipeline.shards.record import PackedLayout
 from pipeline.shards.writer import ShardWriter
+from tiny_data import ROOT, Pixels
 
 LAYOUT = PackedLayout(height=2, width=3, channels=3)
 DOCUMENT = (ROOT / "docs" / "FORMAT.md").read_text() if (ROOT / "docs" / "FORMAT.md").exists() else ""

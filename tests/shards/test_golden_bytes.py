@@ -8,10 +8,10 @@ import hashlib
 from pathlib import Path
 
 import pytest
-from tiny_data import prepare_here, write_packed_set
 
 from pipeline.shards.keyed import keyed_permutation, make_key, random_bits
 from pipeline.shards.record import PackedLayout
+from tiny_data import prepare_here, write_packed_set
 
 KEY = 0x2B0949E7073B5707
 BITS = [16590434883472601732, 14355215682979449643, 8871846971802956069]

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tiny_data import copy_of, write_packed_set
 
 from pipeline.shards.errors import DamageError, UserError
 from pipeline.shards.manifest import DATA_SET_FILE, MANIFEST_FILE, DataSet, read_data_set
 from pipeline.shards.record import PackedLayout
+from tiny_data import copy_of, write_packed_set
 
 Change = Callable[[dict[str, Any]], object]
 

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from tiny_data import Pixels, prepare_pictures, rows_of, stored_image, write_pictures
 
 from pipeline.shards.manifest import DataSet
+from tiny_data import Pixels, prepare_pictures, rows_of, stored_image, write_pictures
 
 Samples = dict[str, tuple[int, Pixels]]
 # What these packages warn of is their own affair.

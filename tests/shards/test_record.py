@@ -11,7 +11,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
-from tiny_data import random_pixels, stored_image, write_packed_set
 
 from pipeline.shards.index import read_index
 from pipeline.shards.record import (
@@ -23,6 +22,7 @@ from pipeline.shards.record import (
     pack_encoded,
     ustar_header,
 )
+from tiny_data import random_pixels, stored_image, write_packed_set
 
 KEYS = st.from_regex(r"[A-Za-z0-9_-]{1,90}", fullmatch=True)
 LAYOUTS = st.builds(PackedLayout, height=st.integers(1, 40), width=st.integers(1, 40), channels=st.sampled_from([1, 3]))

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from synthetic_data import make_synthetic
 
 from pipeline.run_folder import SUMMARY_FILE
 from pipeline.shards.errors import UserError
 from pipeline.shards.manifest import DataSet
 from pipeline.training.checkpoint import checkpoint_name, newest_whole_checkpoint, stored_checkpoints
 from runs import assert_equal_weights, metric_rows, sample_ids, train_here
+from synthetic_data import make_synthetic
 
 # 100 samples in batches of 12: 8 steps an epoch, 3 epochs.
 OPTIONS = [

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
-from synthetic_data import TRAIN_SAMPLES, VAL_SAMPLES
 
 from pipeline.build import build_model, plan_steps
 from pipeline.compose import compose
@@ -21,6 +20,7 @@ from pipeline.shards.errors import UserError
 from pipeline.shards.manifest import DataSet
 from pipeline.training.checkpoint import load_checkpoint, newest_whole_checkpoint
 from runs import metric_rows, sample_ids, train_here, weights_of
+from synthetic_data import TRAIN_SAMPLES, VAL_SAMPLES
 
 PLAIN = ["optimizer=sgd", "optimizer.momentum=0", "augment=none", "schedule=constant"]
 

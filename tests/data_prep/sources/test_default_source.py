@@ -7,7 +7,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tiny_sets import Server, TinyCifar, tar_gz
 
 from data_prep.config import (
     Cifar10SourceConfig,
@@ -21,6 +20,7 @@ from data_prep.config import (
 from data_prep.download.attempts import DownloadError
 from data_prep.sources import cifar, idx, open_source
 from pipeline.shards.errors import UserError
+from tiny_sets import Server, TinyCifar, tar_gz
 
 
 @pytest.fixture

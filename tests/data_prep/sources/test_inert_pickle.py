@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny_sets import python2_pickle
 
 from data_prep.sources.inert_pickle import read_pickle
 from pipeline.shards.errors import DamageError
+from tiny_sets import python2_pickle
 
 FIELDS: dict[bytes, Any] = {
     b"batch_label": b"training batch 1 of 5",
