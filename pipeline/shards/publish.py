@@ -3,29 +3,33 @@
     with publish(Path("train/shard-000000.tar")) as stream:
         stream.write(record)
 
-Bytes go to `.<name>.part` beside the target, then fsync, rename, fsync of the folder. Leaving the block by an
-exception removes the part file; a killed process leaves one behind, which the next attempt overwrites and
-`remove_part_files` clears.
+Bytes go to `.<name>.<random>.part` beside the target, then fsync, rename, fsync of the folder. Two writers of one
+target do not meet: each has a part file of its own, and the last to rename wins. Leaving the block by an exception
+removes the part file; a killed process leaves one behind, which `remove_part_files` clears.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+import secrets
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
 PART_SUFFIX = ".part"
 
+# Opens a name for writing; what is written appears under it, whole, when the block ends without an exception.
+Publish = Callable[[str], AbstractContextManager[BinaryIO]]
+
 
 @contextmanager
 def publish(path: Path) -> Iterator[BinaryIO]:
-    """Yield a binary stream whose bytes appear at `path` when the block ends without an exception."""
-    part = path.with_name(f".{path.name}{PART_SUFFIX}")
+    """Yield a binary stream, named as the part file, whose bytes appear at `path` when the block ends well."""
+    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}{PART_SUFFIX}")
     try:
-        with part.open("wb") as stream:
+        with part.open("xb") as stream:
             yield stream
             stream.flush()
             os.fsync(stream.fileno())
@@ -34,6 +38,11 @@ def publish(path: Path) -> Iterator[BinaryIO]:
         part.unlink(missing_ok=True)
         raise
     fsync_folder(path.parent)
+
+
+def publish_into(folder: Path) -> Publish:
+    """Return the function that publishes names in a folder of this machine."""
+    return lambda name: publish(folder / name)
 
 
 def publish_bytes(path: Path, content: bytes) -> None:

@@ -18,7 +18,7 @@ import torch
 from pytorch_lightning.plugins.io import CheckpointIO
 
 from pipeline.shards.check import file_sha256
-from pipeline.shards.publish import PART_SUFFIX, fsync_folder, publish, publish_bytes
+from pipeline.shards.publish import fsync_folder, publish, publish_bytes
 
 log = logging.getLogger(__name__)
 
@@ -64,8 +64,8 @@ class AtomicCheckpointIO(CheckpointIO):
         with publish(path) as stream:
             torch.save(checkpoint, stream)
             stream.flush()
-            part = path.with_name(f".{path.name}{PART_SUFFIX}")
-            publish_bytes(path.with_name(path.name + SHA256_SUFFIX), f"{file_sha256(part)}\n".encode())
+            checksum = file_sha256(Path(stream.name))
+            publish_bytes(path.with_name(path.name + SHA256_SUFFIX), f"{checksum}\n".encode())
 
     def load_checkpoint(
         self, path: str | Path, map_location: Any | None = None, weights_only: bool | None = None
