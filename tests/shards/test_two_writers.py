@@ -1,4 +1,4 @@
-"""One target, several writers at the same time: a lost job that is not dead yet, and the one that does its work anew."""
+"""One target, two writers at the same time: a lost job that is not dead yet, and the one that replaces it."""
 
 from __future__ import annotations
 
