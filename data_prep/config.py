@@ -141,6 +141,47 @@ class LocalEngineConfig(EngineConfig):
 
 
 @dataclass(slots=True, kw_only=True)
+class RayEngineConfig(EngineConfig):
+    """Nothing that decides a byte of the result, as with every engine."""
+
+    address: str | None = field(
+        default=None,
+        metadata={"help": "of a running cluster: HOST:PORT, ray://HOST:PORT or auto; null: a Ray of its own, here"},
+    )
+
+
+class Cluster(Enum):
+    """What runs the jobs of `engine=slurm`; `local` is for trying things out without Slurm."""
+
+    slurm = "slurm"
+    local = "local"
+
+
+@dataclass(slots=True, kw_only=True)
+class SlurmEngineConfig(EngineConfig):
+    workers: int | None = field(default=8, metadata={"help": "jobs in the array"})
+    partition: str | None = field(default=None, metadata={"help": "as sbatch has it; null: the cluster's own"})
+    account: str | None = field(default=None, metadata={"help": "as sbatch has it; null: your own"})
+    time_min: int = field(default=240, metadata={"help": "limit of a job, minutes; a job that meets it is followed up"})
+    cpus_per_task: int = field(default=1, metadata={"help": "cores of a job; it builds that many shards at a time"})
+    mem_gb: int | None = field(default=None, metadata={"help": "memory of a job, GB; null: the cluster's own"})
+    extra: dict[str, str] = field(
+        default_factory=dict, metadata={"help": "more of sbatch's options: {qos:high,constraint:skylake}"}
+    )
+    folder: str | None = field(
+        default=None, metadata={"help": "shared folder for logs and job files; null: plan/slurm in out"}
+    )
+    cluster: Cluster = field(default=Cluster.slurm, metadata={"help": "local: the jobs run here, without Slurm"})
+
+    def __post_init__(self) -> None:
+        EngineConfig.__post_init__(self)
+        for name in ("workers", "time_min", "cpus_per_task", "mem_gb"):
+            value = getattr(self, name)
+            if (value is None and name == "workers") or (value is not None and value < 1):
+                raise ValueError(f"engine.{name}={value}: at least 1 wanted")
+
+
+@dataclass(slots=True, kw_only=True)
 class PrepareConfig:
     out: str = field(default="data/default", metadata={"help": "folder to write the data set to"})
     seed: int = field(default=0, metadata={"help": "seed of the global shuffle into shards"})
@@ -175,5 +216,7 @@ PREPARE_SCHEMAS = {
     "layout/packed": PackedLayoutConfig,
     "layout/encoded": EncodedLayoutConfig,
     "engine/local": LocalEngineConfig,
+    "engine/ray": RayEngineConfig,
+    "engine/slurm": SlurmEngineConfig,
 }
 VERIFY_SCHEMAS = {"root": VerifyConfig}
