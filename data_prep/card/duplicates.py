@@ -1,0 +1,250 @@
+"""Exact duplicates: samples whose stored images are equal byte for byte, within a split or in two of them (leakage).
+
+    duplicates = find_duplicates(data_set)
+    duplicates.num_groups, duplicates.num_copies("train"), duplicates.num_shared("val", "train")
+    duplicates.group(0)                         # [("train", 17), ("val", 3)]: ids
+
+Equal CRC-32 and equal length of two images make them candidates; 14 million samples give about 23,000 such pairs by
+chance. The candidates alone are read, and compared by SHA-256. No image is read for its CRC-32: preparation
+hands them over, or they follow from the sidecars (data_prep/card/content_crc.py). Twelve to sixteen bytes a sample are
+held.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from data_prep.card.content_crc import CrcArray, crcs_of_zeros, middle_crc32
+from pipeline.shards.errors import DamageError
+from pipeline.shards.index import read_index
+from pipeline.shards.manifest import DataSet, ShardEntry
+from pipeline.shards.record import BLOCK_BYTES
+
+# Reading waits for the disk most of the time.
+READING_THREADS = 8
+PIECE_BYTES = 1 << 20
+
+IdArray = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Duplicates:
+    """Groups of equal images.
+
+    Samples are numbered over all splits, one behind the other: id i of split k is number split_starts[k] + i.
+
+    Attributes:
+        splits: names of the splits.
+        split_starts: (splits + 1,), number of each split's first sample, and of all samples.
+        numbers: (members,), the groups' members one group behind the other, rising within a group.
+        group_starts: (groups + 1,), where in `numbers` each group starts; groups are ordered by their first members.
+    """
+
+    splits: tuple[str, ...]
+    split_starts: IdArray
+    numbers: IdArray
+    group_starts: IdArray
+
+    @property
+    def num_groups(self) -> int:
+        return len(self.group_starts) - 1
+
+    def group(self, number: int, *, limit: int | None = None) -> list[tuple[str, int]]:
+        """Return (split, id) of a group's members, at most the first `limit`."""
+        start, end = self.group_starts[number : number + 2]
+        members = self.numbers[start : end if limit is None else min(end, start + limit)]
+        places = np.searchsorted(self.split_starts, members, side="right") - 1
+        return [
+            (self.splits[place], int(member - self.split_starts[place]))
+            for place, member in zip(places, members, strict=True)
+        ]
+
+    def group_sizes(self) -> IdArray:
+        """Return the number of members of each group by split, int64 (groups, splits)."""
+        num_splits = len(self.splits)
+        places = np.searchsorted(self.split_starts, self.numbers, side="right") - 1
+        group_of = np.repeat(np.arange(self.num_groups), np.diff(self.group_starts))
+        counts = np.bincount(group_of * num_splits + places, minlength=self.num_groups * num_splits)
+        return counts.astype(np.int64).reshape(self.num_groups, num_splits)
+
+    def num_copies(self, split: str) -> int:
+        """Return how many samples of a split repeat another of it: what would go, were one of each kept."""
+        column = self.group_sizes()[:, self.splits.index(split)]
+        return int(np.maximum(column - 1, 0).sum())
+
+    def num_shared(self, split: str, other: str) -> int:
+        """Return how many samples of `split` are also in `other`."""
+        sizes = self.group_sizes()
+        return int(sizes[sizes[:, self.splits.index(other)] > 0, self.splits.index(split)].sum())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Place:
+    """A shard, the number of its first sample, and its images' CRC-32 where they are known."""
+
+    shard: ShardEntry
+    start: int
+    content_crcs: CrcArray | None
+
+
+def find_duplicates(data_set: DataSet, *, content_crcs: Mapping[str, CrcArray] | None = None) -> Duplicates:
+    """Find all groups of equal stored images.
+
+    Args:
+        data_set: a finished one.
+        content_crcs: CRC-32 of each image's bytes without padding (`image_bytes` of them), by split, in the order of
+            ids. Where None, they follow from the sidecars and what stands before each image in its record.
+
+    Raises:
+        DamageError: a sidecar or a shard is missing or too short.
+    """
+    places = _places(data_set, content_crcs or {})
+    keys = np.empty(sum(split.num_samples for split in data_set.splits.values()), dtype=np.uint64)
+
+    def fill_keys(place: _Place) -> None:
+        rows = read_index(place.shard.index_path, num_samples=place.shard.num_samples)
+        crcs = shard_content_crcs(place.shard) if place.content_crcs is None else place.content_crcs
+        keys[place.start : place.start + len(rows)] = candidate_keys(crcs, rows["image_bytes"])
+
+    def fill_digests(place: _Place) -> None:
+        start, end = np.searchsorted(candidates, [place.start, place.start + place.shard.num_samples])
+        if start < end:
+            digests[start:end] = image_digests(place.shard, candidates[start:end] - place.start)
+
+    with ThreadPoolExecutor(READING_THREADS) as pool:
+        list(pool.map(fill_keys, places))
+        candidates = repeated(keys)
+        digests = np.empty((len(candidates), 4), dtype=np.uint64)
+        list(pool.map(fill_digests, places))
+    numbers, group_starts = equal_runs(candidates, digests)
+    samples = [split.num_samples for split in data_set.splits.values()]
+    return Duplicates(
+        splits=tuple(data_set.splits),
+        split_starts=np.cumsum([0, *samples]).astype(np.int64),
+        numbers=numbers,
+        group_starts=group_starts,
+    )
+
+
+def candidate_keys(content_crcs: CrcArray, image_bytes: npt.NDArray[Any]) -> npt.NDArray[np.uint64]:
+    """Return a 64-bit key of each image, equal for equal images: its CRC-32, then its length modulo 2^32."""
+    return content_crcs.astype(np.uint64) << np.uint64(32) | image_bytes.astype(np.uint64) & np.uint64(0xFFFFFFFF)
+
+
+def repeated(keys: npt.NDArray[np.uint64]) -> IdArray:
+    """Return the indices, rising, of all keys that stand there more than once. Holds one more copy of the keys."""
+    in_order = np.sort(keys)
+    twice = np.unique(in_order[1:][in_order[1:] == in_order[:-1]])
+    del in_order
+    if len(twice) == 0:
+        return np.empty(0, dtype=np.int64)
+    found = []
+    for start in range(0, len(keys), PIECE_BYTES):
+        piece = keys[start : start + PIECE_BYTES]
+        places = np.minimum(np.searchsorted(twice, piece), len(twice) - 1)
+        found.append(start + np.flatnonzero(twice[places] == piece))
+    return np.concatenate(found).astype(np.int64)
+
+
+def equal_runs(numbers: IdArray, digests: npt.NDArray[np.uint64]) -> tuple[IdArray, IdArray]:
+    """Group numbers, rising, by equal rows of `digests`; those that are alone are left out.
+
+    Returns:
+        members, one group behind the other, and where each group starts, with the number of members at the end.
+    """
+    order = np.lexsort((numbers, *digests.T))
+    in_order = digests[order]
+    first = np.ones(len(order), dtype=bool)
+    first[1:] = (in_order[1:] != in_order[:-1]).any(axis=1)
+    group_of = np.cumsum(first) - 1
+    sizes = np.bincount(group_of) if len(order) else np.empty(0, dtype=np.int64)
+    starts = np.flatnonzero(first)
+    kept = np.flatnonzero(sizes > 1)
+    kept = kept[np.argsort(numbers[order[starts[kept]]], kind="stable")]
+    group_starts = np.cumsum([0, *sizes[kept].tolist()]).astype(np.int64)
+    # Member j of the result is the (j - start of its new group)-th of its old one.
+    moves = np.repeat(starts[kept] - group_starts[:-1], sizes[kept])
+    return numbers[order[moves + np.arange(len(moves))]], group_starts
+
+
+def shard_content_crcs(shard: ShardEntry) -> CrcArray:
+    """Return the CRC-32 of each image of a shard, reading only what its records hold besides: some 1,536 bytes each.
+
+    Raises:
+        DamageError: the shard or its sidecar is missing or too short.
+    """
+    rows = read_index(shard.index_path, num_samples=shard.num_samples)
+    starts, image_starts = rows["record_offset"], rows["image_offset"]
+    image_ends = image_starts + rows["image_bytes"]
+    before = np.zeros(len(rows), dtype=np.uint32)
+    after_bytes = (starts + rows["record_bytes"] - image_ends).astype(np.int64)
+    # Less than a block is padding; a foreign record may have more members behind its image.
+    after = crcs_of_zeros(BLOCK_BYTES)[np.minimum(after_bytes, BLOCK_BYTES)]
+    with _opened(shard) as read_at:
+        for record, (start, end) in enumerate(zip(starts.tolist(), image_starts.tolist(), strict=True)):
+            before[record] = zlib.crc32(read_at(start, end - start))
+        for record in np.flatnonzero(after_bytes >= BLOCK_BYTES).tolist():
+            after[record] = zlib.crc32(read_at(int(image_ends[record]), int(after_bytes[record])))
+    return middle_crc32(
+        rows["crc32"],
+        before=before,
+        middle_bytes=rows["image_bytes"].astype(np.int64),
+        after=after,
+        after_bytes=after_bytes,
+    )
+
+
+def image_digests(shard: ShardEntry, records: IdArray) -> npt.NDArray[np.uint64]:
+    """Read some images of a shard and return the SHA-256 of each, uint64 (images, 4)."""
+    rows = read_index(shard.index_path, num_samples=shard.num_samples)[records]
+    digests = bytearray()
+    with _opened(shard) as read_at:
+        for offset, size in zip(rows["image_offset"].tolist(), rows["image_bytes"].tolist(), strict=True):
+            digest = hashlib.sha256()
+            for start in range(0, size, PIECE_BYTES):
+                digest.update(read_at(offset + start, min(PIECE_BYTES, size - start)))
+            digests += digest.digest()
+    return np.frombuffer(digests, dtype="<u8").astype(np.uint64).reshape(-1, 4)
+
+
+def _places(data_set: DataSet, content_crcs: Mapping[str, CrcArray]) -> list[_Place]:
+    places, start = [], 0
+    for split in data_set.splits.values():
+        known, first = content_crcs.get(split.name), start
+        if known is not None and len(known) != split.num_samples:
+            raise ValueError(f"content_crcs of {split.name}: {len(known)}, there are {split.num_samples} samples")
+        for shard in split.shards:
+            crcs = None if known is None else known[start - first : start - first + shard.num_samples]
+            places.append(_Place(shard=shard, start=start, content_crcs=crcs))
+            start += shard.num_samples
+    return places
+
+
+@contextmanager
+def _opened(shard: ShardEntry) -> Iterator[Callable[[int, int], bytes]]:
+    """Yield a function that reads (offset, size in bytes) of a shard, all of it or DamageError."""
+    try:
+        descriptor = os.open(shard.path, os.O_RDONLY)
+    except OSError as error:
+        raise DamageError(f"{shard.path}: the shard cannot be read ({error.strerror})") from None
+
+    def read_at(offset: int, size_bytes: int) -> bytes:
+        content = os.pread(descriptor, size_bytes, offset)
+        if len(content) != size_bytes:
+            raise DamageError(f"{shard.path}: cut short: no {size_bytes} bytes at {offset}")
+        return content
+
+    try:
+        yield read_at
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,190 @@
+"""Duplicates against brute force: every pair of stored images compared byte for byte."""
+
+from __future__ import annotations
+
+import itertools
+import zlib
+from collections import defaultdict
+from pathlib import Path
+
+import numpy as np
+import pytest
+from card_sets import encoded_image, write_set
+from hypothesis import given
+from hypothesis import strategies as st
+
+import data_prep.card.duplicates as duplicates_module
+from data_prep.card.duplicates import (
+    Duplicates,
+    candidate_keys,
+    equal_runs,
+    find_duplicates,
+    repeated,
+    shard_content_crcs,
+)
+from pipeline.shards.errors import DamageError
+from pipeline.shards.manifest import DataSet
+from pipeline.shards.record import PackedLayout
+from tiny_data import random_pixels, rows_of, stored_image
+
+GREY = PackedLayout(height=1, width=2, channels=1)
+
+
+def images_of(data_set: DataSet) -> list[tuple[str, int, bytes]]:
+    """Return (split, id, bytes of the stored image) of every sample, read the plain way."""
+    return [
+        (split, number, stored_image(path, row))
+        for split in data_set.splits
+        for number, (path, row) in enumerate(rows_of(data_set, split))
+    ]
+
+
+def brute_force(data_set: DataSet) -> list[list[tuple[str, int]]]:
+    by_content = defaultdict(list)
+    for split, number, image in images_of(data_set):
+        by_content[image].append((split, number))
+    return [members for members in by_content.values() if len(members) > 1]
+
+
+def groups_of(duplicates: Duplicates) -> list[list[tuple[str, int]]]:
+    return [duplicates.group(number) for number in range(duplicates.num_groups)]
+
+
+@pytest.fixture(scope="module")
+def packed(tmp_path_factory: pytest.TempPathFactory) -> DataSet:
+    """120 images of two pixels with four levels: most of them stand there several times."""
+    bits = np.random.default_rng(0).integers(0, 4, size=(120, 1, 2, 1), dtype=np.uint8)
+    samples = [(pixels, number % 3, f"{number}.png") for number, pixels in enumerate(bits)]
+    samples += [(np.full((1, 2, 1), 9, np.uint8), 0, "alone")]
+    splits = {"train": [samples[:50], samples[50:80]], "val": [samples[80:90]], "test": [samples[90:]]}
+    return write_set(tmp_path_factory.mktemp("set") / "packed", splits, classes=["a", "b", "c"], packed=GREY)
+
+
+@pytest.fixture(scope="module")
+def encoded(tmp_path_factory: pytest.TempPathFactory) -> DataSet:
+    """Files of many lengths, some records with details before the image; every fifth image is an earlier one."""
+    kinds = ("png", "jpg", "webp")
+    images = [
+        encoded_image(random_pixels(k, height=5 + k % 11, width=3 + k % 7), extension=kinds[k % 3]) for k in range(40)
+    ]
+    images = [images[k - 3] if k % 5 == 4 else image for k, image in enumerate(images)]
+    samples = [(image, k % 2, "x" * (k + 1)) for k, image in enumerate(images)]
+    splits = {"train": [samples[:7], samples[7:24]], "val": [samples[24:]]}
+    return write_set(tmp_path_factory.mktemp("set") / "encoded", splits, classes=["a", "b"])
+
+
+@pytest.fixture(params=["packed", "encoded"])
+def data_set(request: pytest.FixtureRequest) -> DataSet:
+    found: DataSet = request.getfixturevalue(request.param)
+    return found
+
+
+def test_groups_are_those_of_comparing_every_pair(data_set: DataSet) -> None:
+    wanted = brute_force(data_set)
+    assert len(wanted) > 5
+    assert groups_of(find_duplicates(data_set)) == wanted
+
+
+def test_known_checksums_give_the_same(data_set: DataSet) -> None:
+    known = {
+        split: np.array([zlib.crc32(image) for of, _, image in images_of(data_set) if of == split], dtype=np.uint32)
+        for split in data_set.splits
+    }
+    assert groups_of(find_duplicates(data_set, content_crcs=known)) == brute_force(data_set)
+    del known["train"]
+    assert groups_of(find_duplicates(data_set, content_crcs=known)) == brute_force(data_set)
+
+
+def test_an_image_s_checksum_follows_from_its_record_s(data_set: DataSet) -> None:
+    found = [
+        crc
+        for split in data_set.splits.values()
+        for shard in split.shards
+        for crc in shard_content_crcs(shard).tolist()
+    ]
+    assert found == [zlib.crc32(image) for _, _, image in images_of(data_set)]
+
+
+def test_images_are_read_for_candidates_alone(data_set: DataSet, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[tuple[Path, int]] = []
+    plain = duplicates_module.image_digests
+
+    def spy(shard, records):  # type: ignore[no-untyped-def]
+        read.extend((shard.path, record) for record in records.tolist())
+        return plain(shard, records)
+
+    monkeypatch.setattr(duplicates_module, "image_digests", spy)
+    find_duplicates(data_set)
+    assert len(read) == len(set(read)) == sum(map(len, brute_force(data_set)))
+
+
+def test_chance_pairs_of_equal_checksums_are_no_duplicates(data_set: DataSet) -> None:
+    same = {split.name: np.zeros(split.num_samples, dtype=np.uint32) for split in data_set.splits.values()}
+    assert groups_of(find_duplicates(data_set, content_crcs=same)) == brute_force(data_set)
+
+
+def test_counts_are_those_of_the_groups(data_set: DataSet) -> None:
+    duplicates, groups = find_duplicates(data_set), brute_force(data_set)
+    for split in data_set.splits:
+        counts = [sum(of == split for of, _ in group) for group in groups]
+        assert duplicates.num_copies(split) == sum(max(0, count - 1) for count in counts)
+        for other in data_set.splits:
+            shared = [count for count, group in zip(counts, groups, strict=True) if any(of == other for of, _ in group)]
+            assert duplicates.num_shared(split, other) == sum(shared)
+
+
+def test_a_group_can_be_cut(packed: DataSet) -> None:
+    duplicates = find_duplicates(packed)
+    assert duplicates.group(0, limit=2) == duplicates.group(0)[:2]
+    assert duplicates.group(0, limit=10_000) == duplicates.group(0)
+
+
+def test_no_duplicates_give_no_groups(tmp_path: Path) -> None:
+    samples = [(np.full((1, 2, 1), k, np.uint8), 0, str(k)) for k in range(9)]
+    duplicates = find_duplicates(write_set(tmp_path, {"train": [samples]}, classes=["a"], packed=GREY))
+    assert (duplicates.num_groups, duplicates.num_copies("train")) == (0, 0)
+    assert duplicates.group_sizes().shape == (0, 1)
+
+
+def test_several_labels_do_not_hide_duplicates(tmp_path: Path) -> None:
+    layout = PackedLayout(height=1, width=2, channels=1, label_bytes=1000)
+    image = np.zeros((1, 2, 1), np.uint8)
+    samples = [(image, [0, 1], "a"), (image, [], "b"), (image + 1, [1], "c")]
+    duplicates = find_duplicates(write_set(tmp_path, {"train": [samples]}, classes=["a", "b"], packed=layout))
+    assert groups_of(duplicates) == [[("train", 0), ("train", 1)]]
+
+
+def test_a_shard_that_is_cut_or_gone_is_named(packed: DataSet, tmp_path: Path) -> None:
+    samples = [(np.zeros((1, 2, 1), np.uint8), 0, "a")] * 2
+    data_set = write_set(tmp_path / "set", {"train": [samples]}, classes=["a"], packed=GREY)
+    path = data_set.split("train").shards[0].path
+    content = path.read_bytes()
+    path.write_bytes(content[:3000])
+    with pytest.raises(DamageError, match=r"shard-000000\.tar: cut short"):
+        find_duplicates(data_set)
+    path.unlink()
+    with pytest.raises(DamageError, match=r"shard-000000\.tar: the shard cannot be read"):
+        find_duplicates(data_set)
+
+
+def test_checksums_of_another_number_are_refused(packed: DataSet) -> None:
+    with pytest.raises(ValueError, match="content_crcs of val: 3, there are 10 samples"):
+        find_duplicates(packed, content_crcs={"val": np.zeros(3, dtype=np.uint32)})
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 2**33)), max_size=50))
+def test_repeated_keys_are_those_counted_twice(images: list[tuple[int, int]]) -> None:
+    keys = candidate_keys(np.array([a for a, _ in images], dtype=np.uint32), np.array([b for _, b in images]))
+    spelled = [(a, b % 2**32) for a, b in images]
+    assert repeated(keys).tolist() == [k for k, image in enumerate(spelled) if spelled.count(image) > 1]
+
+
+@given(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 1)), max_size=40))
+def test_runs_are_the_groups_of_equal_rows(rows: list[tuple[int, int]]) -> None:
+    numbers = np.arange(len(rows)) * 3 + 1
+    members, starts = equal_runs(numbers, np.array(rows, dtype=np.uint64).reshape(-1, 2))
+    wanted: dict[tuple[int, int], list[int]] = defaultdict(list)
+    for number, row in zip(numbers.tolist(), rows, strict=True):
+        wanted[row].append(number)
+    groups = [group for group in wanted.values() if len(group) > 1]
+    assert [members[a:b].tolist() for a, b in itertools.pairwise(starts)] == groups
