@@ -1,0 +1,1 @@
+"""Archives read in place, by offset, over any store; strict, and bounded whatever their bytes say."""
