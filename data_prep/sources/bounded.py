@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import io
 import os
 import tarfile
 import zlib
@@ -45,8 +46,15 @@ def read_inside(root: Path, name: str, *, max_bytes: int) -> bytes:
     return content
 
 
-def read_tar_gz(path: Path, max_bytes_by_name: Mapping[str, int]) -> dict[str, bytes]:
+def read_tar_gz(
+    path: Path | str, max_bytes_by_name: Mapping[str, int], *, content: bytes | None = None
+) -> dict[str, bytes]:
     """Return the wanted members of a gzipped tar, in one pass, by their exact names (a leading `./` is let pass).
+
+    Args:
+        path: the file; only its name, for errors, where `content` is given.
+        max_bytes_by_name: the wanted members with the most bytes that each can have.
+        content: the file's bytes, where they did not come from this machine's disk.
 
     Raises:
         UserError: a wanted member is missing, or the file cannot be read.
@@ -54,7 +62,7 @@ def read_tar_gz(path: Path, max_bytes_by_name: Mapping[str, int]) -> dict[str, b
             limit, or the archive unpacks to more than 1 GiB or 1,000 members.
     """
     found: dict[str, bytes] = {}
-    with explain_damage(path), gzip.open(path) as unpacked:
+    with explain_damage(path), gzip.open(path if content is None else io.BytesIO(content)) as unpacked:
         limited = _LimitedStream(unpacked, path=path, max_bytes=MAX_UNPACKED_BYTES)
         with tarfile.open(fileobj=cast(IO[bytes], limited), mode="r|") as archive:  # it only calls read()
             for number, member in enumerate(archive):
@@ -73,7 +81,7 @@ def read_tar_gz(path: Path, max_bytes_by_name: Mapping[str, int]) -> dict[str, b
     return found
 
 
-def _read_member(path: Path, archive: tarfile.TarFile, member: tarfile.TarInfo, *, max_bytes: int) -> bytes:
+def _read_member(path: Path | str, archive: tarfile.TarFile, member: tarfile.TarInfo, *, max_bytes: int) -> bytes:
     if member.type not in (tarfile.REGTYPE, tarfile.AREGTYPE) or member.issparse():
         raise DamageError(f"{path}: member {member.name} is a link or another thing than a plain file; refused")
     if member.size > max_bytes:
@@ -88,7 +96,7 @@ def _read_member(path: Path, archive: tarfile.TarFile, member: tarfile.TarInfo, 
 class _LimitedStream:
     """The first `max_bytes` of a stream; asking for more than that is a decompression bomb's work."""
 
-    def __init__(self, stream: gzip.GzipFile, *, path: Path, max_bytes: int) -> None:
+    def __init__(self, stream: gzip.GzipFile, *, path: Path | str, max_bytes: int) -> None:
         self._stream = stream
         self._path = path
         self._left_bytes = max_bytes
@@ -102,7 +110,7 @@ class _LimitedStream:
 
 
 @contextmanager
-def explain_damage(path: Path) -> Iterator[None]:
+def explain_damage(path: Path | str) -> Iterator[None]:
     """Turn what the gzip and tar readers raise inside the block into errors that name the file.
 
     Raises:
