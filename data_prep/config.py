@@ -74,6 +74,75 @@ class SyntheticSourceConfig(SourceConfig):
             raise ValueError(f"source.channels={self.channels}: 1 or 3 wanted")
 
 
+class CocoTask(Enum):
+    """What an item of COCO is: an image with any number of classes, or one object cut out."""
+
+    multilabel = "multilabel"
+    crops = "crops"
+
+
+@dataclass(slots=True, kw_only=True)
+class CocoSourceConfig(SourceConfig):
+    root: str = field(default="data/coco", metadata={"help": "folder or URL with the zips, or with them unpacked"})
+    task: CocoTask = field(
+        default=CocoTask.multilabel, metadata={"help": "multilabel: one item an image; crops: an object"}
+    )
+    min_size: int = field(default=32, metadata={"help": "crops: the least shorter side of an object, pixels"})
+
+    def __post_init__(self) -> None:
+        if self.min_size < 1:
+            raise ValueError(f"source.min_size={self.min_size}: at least 1 wanted")
+
+
+@dataclass(slots=True, kw_only=True)
+class ListSourceConfig(SourceConfig):
+    """A list of image files, whatever its form."""
+
+    root: str = field(
+        default=MISSING,
+        metadata={"help": "path or URL of the list; path,label[,split] in csv, the same fields in jsonl"},
+    )
+    images: str | None = field(
+        default=None, metadata={"help": "folder or URL that the listed paths are below; null: where the list lies"}
+    )
+    classes: str | None = field(default=None, metadata={"help": "file of class names, one a line; null: the labels"})
+    val_frac: float = field(
+        default=0.1, metadata={"help": "share of each class held out for val where the list has no splits; 0 for none"}
+    )
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.val_frac < 1:
+            raise ValueError(f"source.val_frac={self.val_frac}: 0 <= val_frac < 1 wanted")
+
+
+@dataclass(slots=True, kw_only=True)
+class CsvSourceConfig(ListSourceConfig):
+    pass
+
+
+@dataclass(slots=True, kw_only=True)
+class JsonlSourceConfig(ListSourceConfig):
+    pass
+
+
+@dataclass(slots=True, kw_only=True)
+class ParquetSourceConfig(SourceConfig):
+    root: str = field(default=MISSING, metadata={"help": "folder or URL with train-*.parquet, validation-*.parquet"})
+    image_column: str | None = field(default=None, metadata={"help": "column of the image files' bytes; null: found"})
+    label_column: str | None = field(default=None, metadata={"help": "column of the labels; null: found"})
+
+
+@dataclass(slots=True, kw_only=True)
+class WebdatasetSourceConfig(SourceConfig):
+    root: str = field(
+        default=MISSING, metadata={"help": "folder or URL with tars, or one with braces, as in web/a-{000..009}.tar"}
+    )
+    train: str = field(default="*train*", metadata={"help": "pattern of the paths of the training tars"})
+    val: str = field(default="*val*", metadata={"help": "pattern of the paths of the validation tars"})
+    label_field: str = field(default="label", metadata={"help": "field of the .json members that holds the label"})
+    classes: str | None = field(default=None, metadata={"help": "file of class names, one a line; null: the labels"})
+
+
 class Fit(Enum):
     """How an image of another shape becomes height x width."""
 
@@ -213,6 +282,11 @@ PREPARE_SCHEMAS = {
     "source/cifar100": Cifar100SourceConfig,
     "source/idx": IdxSourceConfig,
     "source/synthetic": SyntheticSourceConfig,
+    "source/coco": CocoSourceConfig,
+    "source/csv": CsvSourceConfig,
+    "source/jsonl": JsonlSourceConfig,
+    "source/parquet": ParquetSourceConfig,
+    "source/webdataset": WebdatasetSourceConfig,
     "layout/packed": PackedLayoutConfig,
     "layout/encoded": EncodedLayoutConfig,
     "engine/local": LocalEngineConfig,

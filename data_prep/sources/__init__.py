@@ -8,6 +8,7 @@ from __future__ import annotations
 from data_prep.config import (
     Cifar10SourceConfig,
     Cifar100SourceConfig,
+    CocoSourceConfig,
     DefaultSourceConfig,
     FolderSourceConfig,
     IdxSourceConfig,
@@ -16,6 +17,7 @@ from data_prep.config import (
 )
 from data_prep.sources.base import Source
 from data_prep.sources.cifar import CIFAR10, CIFAR100, open_cifar
+from data_prep.sources.coco import open_coco
 from data_prep.sources.default import open_default
 from data_prep.sources.folder import open_folder
 from data_prep.sources.idx import open_idx
@@ -43,6 +45,8 @@ def open_source(config: SourceConfig, *, resolution: int | None) -> Source:
             return open_idx(config.root, download=config.download)
         case DefaultSourceConfig():
             return open_default(config.root)
+        case CocoSourceConfig():
+            return open_coco(config.root, task=config.task, min_size=config.min_size)
         case SyntheticSourceConfig():
             return SyntheticSource(
                 samples=config.samples,
