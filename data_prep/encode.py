@@ -20,8 +20,8 @@ import numpy.typing as npt
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from data_prep.config import Channels, EncodedLayoutConfig, Fit, LayoutConfig, PackedLayoutConfig
-from data_prep.sources.base import ImageArray
-from pipeline.shards.record import BLOCK_BYTES, PackedLayout, pack_encoded
+from data_prep.sources.base import ImageArray, Rejected
+from pipeline.shards.record import Label, PackedLayout, pack_encoded, padded_bytes
 
 # MPO, a JPEG with more pictures behind it, is opened by the JPEG reader; Pillow has none under its own name.
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
@@ -29,9 +29,8 @@ KEPT_EXTENSIONS = {"JPEG": "jpg", "MPO": "jpg", "PNG": "png", "WEBP": "webp"}
 DEFAULT_RESOLUTION = 64
 PIECE_PIXELS = 1 << 20
 
-
-class Rejected(Exception):
-    """An item that cannot become a record; the message is the reason."""
+# Left, top, width, height in pixels of the image as it is stored, before any EXIF orientation.
+Box = tuple[int, int, int, int]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +38,7 @@ class Stored:
     """A record ready to append, and what the sidecar and the statistics need to know of it.
 
     `channel_sums` and `channel_square_sums` are exact integers over `num_pixels` pixels, or None if undecoded.
+    `source_height` and `source_width` are of the image as it came, whole.
     """
 
     record: bytes
@@ -46,33 +46,53 @@ class Stored:
     image_bytes: int
     height: int
     width: int
+    source_height: int
+    source_width: int
     num_pixels: int
     channel_sums: npt.NDArray[np.int64] | None
     channel_square_sums: npt.NDArray[np.int64] | None
 
 
 class Encoder(Protocol):
-    def encode(self, *, key: str, label: int, image: bytes | ImageArray) -> Stored:
-        """Return the record of one image, or raise Rejected."""
+    def encode(
+        self,
+        *,
+        key: str,
+        label: Label,
+        image: bytes | ImageArray,
+        box: Box | None = None,
+        details: dict[str, Any] | None = None,
+    ) -> Stored:
+        """Return the record of one image, or of the part of it in `box`, or raise Rejected."""
 
 
-def make_encoder(config: LayoutConfig, *, native_shape: tuple[int, int, int] | None) -> Encoder:
-    """Return the encoder of a layout for a source whose images have `native_shape` (None where they differ)."""
+def make_encoder(
+    config: LayoutConfig, *, native_shape: tuple[int, int, int] | None, label_bytes: int | None = None
+) -> Encoder:
+    """Return the encoder of a layout.
+
+    Args:
+        native_shape: (height, width, channels) of the source's images, None where they differ.
+        label_bytes: of the packed layout's `.json` member, None where an image has one label.
+    """
     if isinstance(config, PackedLayoutConfig):
-        return PackedEncoder(config=config, layout=packed_layout(config, native_shape=native_shape))
+        layout = packed_layout(config, native_shape=native_shape, label_bytes=label_bytes)
+        return PackedEncoder(config=config, layout=layout)
     if isinstance(config, EncodedLayoutConfig):
         return EncodedEncoder(config=config)
     raise TypeError(f"no encoder for {type(config).__name__}")
 
 
-def packed_layout(config: PackedLayoutConfig, *, native_shape: tuple[int, int, int] | None) -> PackedLayout:
+def packed_layout(
+    config: PackedLayoutConfig, *, native_shape: tuple[int, int, int] | None, label_bytes: int | None = None
+) -> PackedLayout:
     """Return the packed geometry: `resolution` if given, else the source's own shape, else 64 x 64 RGB."""
     height, width, channels = native_shape or (DEFAULT_RESOLUTION, DEFAULT_RESOLUTION, 3)
     if config.resolution is not None:
         height = width = config.resolution
     if config.channels is not Channels.source:
         channels = 3 if config.channels is Channels.rgb else 1
-    return PackedLayout(height=height, width=width, channels=channels)
+    return PackedLayout(height=height, width=width, channels=channels, label_bytes=label_bytes)
 
 
 class PackedEncoder:
@@ -82,19 +102,30 @@ class PackedEncoder:
         self.config = config
         self.layout = layout
 
-    def encode(self, *, key: str, label: int, image: bytes | ImageArray) -> Stored:
+    def encode(
+        self,
+        *,
+        key: str,
+        label: Label,
+        image: bytes | ImageArray,
+        box: Box | None = None,
+        details: dict[str, Any] | None = None,
+    ) -> Stored:
         layout = self.layout
-        if isinstance(image, bytes) or image.shape != (layout.height, layout.width, layout.channels):
+        shape = (layout.height, layout.width, layout.channels)
+        if isinstance(image, bytes) or image.shape != shape or box is not None:
             with _rejecting():
                 picture = open_picture(image, config=self.config)
+                source_width, source_height = picture.size
                 picture.load()
+                picture = cut_out(picture, box)
                 if self.config.exif_orientation:
                     picture = upright(picture)
                 picture = to_mode(picture, channels=layout.channels)
                 picture = fit_picture(picture, height=layout.height, width=layout.width, fit=self.config.fit)
             pixels = np.asarray(picture).reshape(layout.height, layout.width, layout.channels)
         else:
-            pixels = image
+            pixels, (source_height, source_width) = image, image.shape[:2]
         sums, square_sums = channel_sums(pixels)
         return Stored(
             record=layout.pack(key=key, label=label, image_HWC=pixels),
@@ -102,6 +133,8 @@ class PackedEncoder:
             image_bytes=layout.image_bytes,
             height=layout.height,
             width=layout.width,
+            source_height=source_height,
+            source_width=source_width,
             num_pixels=layout.height * layout.width,
             channel_sums=sums,
             channel_square_sums=square_sums,
@@ -111,31 +144,45 @@ class PackedEncoder:
 class EncodedEncoder:
     """Keeps JPEG, PNG and WebP bytes as they are, but for CMYK, turned images and those over `resolution`.
 
-    These are encoded again in their own format; images of other formats, and arrays, become PNG.
+    These are encoded again in their own format, and so are parts of images; images of other formats, and arrays,
+    become PNG.
     """
 
     def __init__(self, *, config: EncodedLayoutConfig) -> None:
         self.config = config
 
-    def encode(self, *, key: str, label: int, image: bytes | ImageArray) -> Stored:
+    def encode(
+        self,
+        *,
+        key: str,
+        label: Label,
+        image: bytes | ImageArray,
+        box: Box | None = None,
+        details: dict[str, Any] | None = None,
+    ) -> Stored:
         limit = self.config.resolution
         sums = square_sums = None
         with _rejecting():
             opened = open_picture(image, config=self.config)
+            source_width, source_height = opened.size
             extension = KEPT_EXTENSIONS.get(opened.format or "")
-            picture = upright(opened) if self.config.exif_orientation else opened
+            picture = cut_out(opened, box)
+            picture = upright(picture) if self.config.exif_orientation else picture
             fits = limit is None or min(picture.size) <= limit
             if not (isinstance(image, bytes) and extension and fits and picture is opened and opened.mode != "CMYK"):
                 extension = extension or "png"
                 image, picture = reencode(picture, extension=extension, limit=limit)
             if self.config.decode_check:
                 sums, square_sums = channel_sums(np.asarray(to_mode(picture, channels=3)))
+        record = pack_encoded(key=key, label=label, image=image, extension=extension, details=details)
         return Stored(
-            record=pack_encoded(key=key, label=label, image=image, extension=extension),
-            image_offset=3 * BLOCK_BYTES,
+            record=record,
+            image_offset=len(record) - padded_bytes(len(image)),
             image_bytes=len(image),
             height=picture.height,
             width=picture.width,
+            source_height=source_height,
+            source_width=source_width,
             num_pixels=picture.height * picture.width,
             channel_sums=sums,
             channel_square_sums=square_sums,
@@ -176,6 +223,19 @@ def open_picture(image: bytes | ImageArray, *, config: LayoutConfig) -> Image.Im
     if width * height > config.max_pixels:
         raise Rejected(f"{width}x{height} pixels is over layout.max_pixels={config.max_pixels}")
     return picture
+
+
+def cut_out(picture: Image.Image, box: Box | None) -> Image.Image:
+    """Return the part of a picture in `box`, or the picture itself for None; a box that leaves it is Rejected."""
+    if box is None:
+        return picture
+    left, top, width, height = box
+    if left < 0 or top < 0 or width < 1 or height < 1 or left + width > picture.width or top + height > picture.height:
+        raise Rejected(f"box {left},{top} of {width}x{height} is not inside {picture.width}x{picture.height} pixels")
+    exif = picture.getexif()
+    part = picture.crop((left, top, left + width, top + height))
+    part.getexif().update(exif)
+    return part
 
 
 def upright(picture: Image.Image) -> Image.Image:

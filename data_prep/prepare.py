@@ -1,10 +1,10 @@
-"""Preparation from end to end: source -> plan -> shard tasks -> manifests -> dataset.json.
+"""Preparation from end to end: source -> plan -> shard tasks -> manifests -> card -> dataset.json.
 
     prepare(config)     # type it again after any interruption; it ends with the same bytes
 
-Everything that decides a byte stands in `plan/plan.json` of the output folder; a folder begun with other choices
-is refused, and one begun with other images is begun again. `dataset.json` is written last: without it there is no
-data set.
+Everything that decides a byte stands in `plan/plan.json` of the output; one begun with other choices is refused, and
+one begun with other images is begun again. `dataset.json` is written last: without it there is no data set. The output
+is a folder, or a URL prefix of an object store.
 """
 
 from __future__ import annotations
@@ -13,47 +13,52 @@ import json
 import logging
 import math
 import shutil
-from collections.abc import Iterable
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
+import pyarrow.parquet as pq
 
 from data_prep.config import EncodedLayoutConfig, PackedLayoutConfig, PrepareConfig
 from data_prep.encode import packed_layout
 from data_prep.engines.local import run_local
 from data_prep.folders import created_folder, locked_folder
-from data_prep.plan import make_plan, shard_sizes, write_plan
+from data_prep.listing import Int64Array, Listing, ListingWriter
+from data_prep.plan import RecordBytes, make_plan, shard_sizes, write_plan
 from data_prep.progress import Progress
+from data_prep.receipts import LEDGER_NAME, Receipts, publish_ledger, read_receipts, remove_receipts
 from data_prep.shard_task import (
     PLAN_FOLDER,
-    RECEIPT_SUFFIX,
+    STAGES,
     ShardTask,
     opened_source,
-    read_receipt,
+    planned_name,
     too_many_rejected,
 )
 from data_prep.sources.base import Source
+from data_prep.store_file import open_stored, publish_below
+from data_prep.view import data_set_view
 from pipeline.compose import first_difference, to_plain
 from pipeline.shards.errors import DamageError, UserError
 from pipeline.shards.manifest import (
     DATA_SET_FILE,
     FORMAT_VERSION,
-    TASK,
     DataSet,
     publish_data_set,
     publish_manifest,
     publish_rejected,
-    read_data_set,
 )
-from pipeline.shards.publish import publish_json, remove_part_files
+from pipeline.shards.publish import PART_SUFFIX, remove_part_files
 from pipeline.shards.record import BLOCK_BYTES
+from pipeline.storage import Store, open_store
 
 log = logging.getLogger(__name__)
 
-PLAN_FILE = "plan.json"
+PLAN_NAME = f"{PLAN_FOLDER}/plan.json"
+MAX_PLAN_BYTES = 64 << 20
 
 
 def prepare(config: PrepareConfig) -> DataSet:
@@ -62,28 +67,54 @@ def prepare(config: PrepareConfig) -> DataSet:
     Raises:
         UserError: a bad source or option, too little disk, too many bad items, or `out` holds something else.
     """
-    out = Path(config.out)
-    if (out / DATA_SET_FILE).exists():
-        return _finished(out, config)
-    if out.is_dir() and not (out / PLAN_FOLDER).is_dir() and any(out.iterdir()):
-        raise UserError(f"out={out}: not empty and not begun by data_prep; choose another folder")
+    store = open_store(config.out)
+    if store.size_of(DATA_SET_FILE) is not None:
+        return _finished(store, config)
+    if store.size_of(PLAN_NAME) is None and _holds_other_things(store):
+        raise UserError(f"out={config.out}: not empty and not begun by data_prep; choose another folder")
     source = opened_source(config, anew=True)
+    with _held(store):
+        if store.size_of(DATA_SET_FILE) is not None:
+            return _finished(store, config)
+        tasks = planned_tasks(store, config, source)
+        receipts = build_missing(store, config, tasks, read_receipts(store, tasks))
+        finish(store, config, source, tasks, receipts)
+    with data_set_view(store) as data_set:
+        return data_set
+
+
+@contextmanager
+def _held(store: Store) -> Iterator[None]:
+    """Own a local output for the block, made if need be, and leave nothing half-done in it.
+
+    An object store has no folders and no locks; two that write there at once write the same bytes.
+    """
+    if not is_local(store):
+        yield
+        return
+    out = Path(store.location)
     busy = f"out={out}: another preparation is writing there"
     with created_folder(out, option="out"), locked_folder(out, busy=busy, wait=False):
-        if (out / DATA_SET_FILE).exists():
-            return _finished(out, config)
         remove_part_files(out)
         try:
-            (out / PLAN_FOLDER).mkdir(exist_ok=True)
-            receipts = _run(config, _planned_tasks(config, source))
-            _finish(config, source, receipts)
-            _remove_receipts(out)
+            yield
         except BaseException:
             remove_part_files(out)  # of a worker that was killed
-            if not (out / PLAN_FOLDER / PLAN_FILE).exists():
+            if not (out / PLAN_NAME).exists():
                 shutil.rmtree(out / PLAN_FOLDER, ignore_errors=True)
             raise
-    return read_data_set(out)
+
+
+def is_local(store: Store) -> bool:
+    """Tell whether a store is a folder of this machine."""
+    return store.local_path(DATA_SET_FILE) is not None
+
+
+def _holds_other_things(store: Store) -> bool:
+    if is_local(store):
+        out = Path(store.location)
+        return out.is_dir() and not (out / PLAN_FOLDER).is_dir() and any(out.iterdir())
+    return bool(store.list_files())
 
 
 def choices_of(config: PrepareConfig) -> dict[str, Any]:
@@ -103,129 +134,190 @@ def choices_of(config: PrepareConfig) -> dict[str, Any]:
     }
 
 
-def _finished(out: Path, config: PrepareConfig) -> DataSet:
+def _finished(store: Store, config: PrepareConfig) -> DataSet:
     """Return a data set that is there already, after checking that it is the wanted one."""
-    plan = _stored_plan(out)
+    plan = stored_plan(store)
     if plan is None:
-        raise UserError(f"out={out}: holds a data set whose plan is gone; choose another folder")
-    _check_same_choices(out, plan, config, finished=True)
-    _remove_receipts(out)
-    log.info("%s is already prepared", out)
-    return read_data_set(out)
+        raise UserError(f"out={config.out}: holds a data set whose plan is gone; choose another folder")
+    _check_same_choices(plan, config, finished=True)
+    remove_receipts(store)  # a run killed right after dataset.json leaves some
+    log.info("%s is already prepared", config.out)
+    with data_set_view(store) as data_set:
+        return data_set
 
 
-def _remove_receipts(out: Path) -> None:
-    """Remove what only an unfinished preparation needs; a run killed right after dataset.json leaves some."""
-    for path in (out / PLAN_FOLDER).glob(f"*{RECEIPT_SUFFIX}"):
-        path.unlink(missing_ok=True)
-
-
-def _stored_plan(out: Path) -> dict[str, Any] | None:
+def stored_plan(store: Store) -> dict[str, Any] | None:
     """Return plan.json, None where there is none: {"choices": as choices_of, "splits": {name: fingerprint}}."""
-    path = out / PLAN_FOLDER / PLAN_FILE
-    try:
-        plan = json.loads(path.read_bytes())
-        return {"choices": dict(plan["choices"]), "splits": dict(plan["splits"])}
-    except FileNotFoundError:
+    if store.size_of(PLAN_NAME) is None:
         return None
+    try:
+        plan = json.loads(store.read_bytes(PLAN_NAME, max_bytes=MAX_PLAN_BYTES))
+        return {"choices": dict(plan["choices"]), "splits": dict(plan["splits"])}
     except (ValueError, KeyError, TypeError) as error:
-        raise DamageError(f"{path}: damaged ({error!r}); remove {out} or choose another out") from None
+        where = f"{store.location}/{PLAN_NAME}"
+        raise DamageError(f"{where}: damaged ({error!r}); remove {store.location} or choose another out") from None
 
 
-def _check_same_choices(out: Path, plan: dict[str, Any], config: PrepareConfig, *, finished: bool) -> None:
-    """Refuse a folder begun with other choices; library versions matter only while bytes are still to be made."""
+def _check_same_choices(plan: dict[str, Any], config: PrepareConfig, *, finished: bool) -> None:
+    """Refuse an output begun with other choices; library versions matter only while bytes are still to be made."""
     old, new = plan["choices"], choices_of(config)
     if finished:
         old = {**old, "versions": new["versions"]}
     if difference := first_difference(old, new):
         name, before, now = difference
         raise UserError(
-            f"out={out}: was begun with {name}={before}, now {name}={now}; choose another out, or remove that folder"
+            f"out={config.out}: was begun with {name}={before}, now {name}={now};"
+            " choose another out, or remove that folder"
         )
 
 
-def _planned_tasks(config: PrepareConfig, source: Source) -> list[ShardTask]:
+def planned_tasks(store: Store, config: PrepareConfig, source: Source) -> list[ShardTask]:
     """Make and store the plan, and return all shard tasks in order.
 
     The plan is pure, so a later run makes the same one; where it does not, the source has changed in between, and
     what was built from the old one goes.
     """
-    out = Path(config.out)
-    stored = _stored_plan(out)
+    stored = stored_plan(store)
     if stored is not None:
-        _check_same_choices(out, stored, config, finished=False)
-    fingerprints: dict[str, str] = {}
-    tasks: list[ShardTask] = []
-    planned_bytes = 0
-    for split in source.splits:
-        items = source.list_items(split)
-        if len(items) == 0:
-            raise UserError(f"source: split {split!r} has no images")
-        plan = make_plan(
-            items,
-            split=split,
-            seed=config.seed,
-            stored_sizes_bytes=_record_sizes(config, source, items.sizes_bytes),
-            shard_bytes=config.layout.shard_bytes,
-        )
-        planned_bytes += plan.stored_bytes
-        shards = "shard" if plan.num_shards == 1 else "shards"
-        log.info("planned %s: %s images in %s %s", split, f"{plan.num_items:,}", f"{plan.num_shards:,}", shards)
-        write_plan(plan, out / PLAN_FOLDER / f"{split}.parquet")
-        fingerprints[split] = plan.fingerprint
-        tasks += [ShardTask(config=config, split=split, number=number) for number in range(plan.num_shards)]
-    if stored is not None and stored["splits"] != fingerprints:
-        log.info("the source is not what it was when %s was begun: beginning again", out)
-        _remove_receipts(out)
-        for split in {*stored["splits"], *source.splits}:
-            shutil.rmtree(out / split, ignore_errors=True)
-        for path in (out / PLAN_FOLDER).glob("*.parquet"):
-            if path.stem not in fingerprints:
-                path.unlink()
-    _check_room(out, tasks, planned_bytes=planned_bytes)
-    publish_json(out / PLAN_FOLDER / PLAN_FILE, {"choices": choices_of(config), "splits": fingerprints})
+        _check_same_choices(stored, config, finished=False)
+    with _scratch(store) as scratch:
+        listings = {split: _listed(source, split, scratch / f".{split}.arrow{PART_SUFFIX}") for split in source.splits}
+        rooms = [listing.label_bytes for listing in listings.values() if listing.label_bytes]
+        label_bytes = max(rooms, default=None)
+        record_bytes = _record_bytes(config, source, label_bytes)
+        plans = {
+            split: make_plan(
+                listing,
+                split=split,
+                seed=config.seed,
+                record_bytes=record_bytes,
+                shard_bytes=config.layout.shard_bytes,
+            )
+            for split, listing in listings.items()
+        }
+        fingerprints = {split: plan.fingerprint for split, plan in plans.items()}
+        if stored is not None and stored["splits"] != fingerprints:
+            log.info("the source is not what it was when %s was begun: beginning again", config.out)
+            _remove_splits(store, {*stored["splits"], *source.splits})
+        for split, plan in plans.items():
+            if stored is None or stored["splits"] != fingerprints or store.size_of(planned_name(split)) is None:
+                with store.publish(planned_name(split)) as stream:
+                    write_plan(plan, stream)
+        tasks = [
+            ShardTask(
+                config=config, split=split, number=number, plan_fingerprint=plan.fingerprint, label_bytes=label_bytes
+            )
+            for split, plan in plans.items()
+            for number in range(plan.num_shards)
+        ]
+        if is_local(store):
+            _check_room(store, tasks, planned_bytes=sum(plan.stored_bytes for plan in plans.values()))
+    content = json.dumps({"choices": choices_of(config), "splits": fingerprints}, indent=1, ensure_ascii=False) + "\n"
+    with store.publish(PLAN_NAME) as stream:
+        stream.write(content.encode())
     return tasks
 
 
-def _check_room(out: Path, tasks: list[ShardTask], *, planned_bytes: int) -> None:
-    entries = [receipt["entry"] for task in tasks if (receipt := read_receipt(task))]
+@contextmanager
+def _scratch(store: Store) -> Iterator[Path]:
+    """Yield a folder for listings: inside a local output, whose disk has the room, else a temporary one."""
+    if is_local(store):
+        folder = Path(store.location) / PLAN_FOLDER
+        folder.mkdir(exist_ok=True)
+        try:
+            yield folder
+        finally:
+            for path in folder.glob(f".*.arrow{PART_SUFFIX}"):
+                path.unlink()
+        return
+    with tempfile.TemporaryDirectory() as scratch:
+        yield Path(scratch)
+
+
+def _listed(source: Source, split: str, path: Path) -> Listing:
+    """List a split into a file."""
+    progress = Progress(total=None, unit="images", label=f"listing {split}")
+    with progress, ListingWriter(path, task=source.task) as writer:
+        for items in source.list_items(split):
+            writer.add(items)
+            progress.update(len(items))
+    if not writer.listing.num_items:
+        raise UserError(f"source: split {split!r} has no images")
+    return writer.listing
+
+
+def _remove_splits(store: Store, splits: set[str]) -> None:
+    """Remove everything that was made of a source that has changed."""
+    remove_receipts(store)
+    store.remove(LEDGER_NAME)
+    for split in splits:
+        store.remove(planned_name(split))
+        if is_local(store):
+            shutil.rmtree(Path(store.location) / split, ignore_errors=True)
+        else:
+            for file in store.list_files(split):
+                store.remove(file.name)
+
+
+def _check_room(store: Store, tasks: list[ShardTask], *, planned_bytes: int) -> None:
+    entries = [receipt["entry"] for receipt in read_receipts(store, tasks).values()]
     missing_bytes = planned_bytes - sum(entry["filesize"] for entry in entries if entry)
-    free_bytes = shutil.disk_usage(out).free
+    free_bytes = shutil.disk_usage(store.location).free
     if missing_bytes > free_bytes:
         raise UserError(
-            f"out={out}: {missing_bytes / 1e9:.3g} GB wanted, {free_bytes / 1e9:.3g} GB free on its disk;"
+            f"out={store.location}: {missing_bytes / 1e9:.3g} GB wanted, {free_bytes / 1e9:.3g} GB free on its disk;"
             " free some space or choose another out"
         )
 
 
-def _record_sizes(config: PrepareConfig, source: Source, sizes_bytes: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """Return each record's length: exact where packed, and where encoded bytes are kept as they are."""
+def _record_bytes(config: PrepareConfig, source: Source, label_bytes: int | None) -> int | RecordBytes:
+    """Return each record's length: one where packed; where encoded bytes are kept as they are, from their own."""
     if isinstance(config.layout, PackedLayoutConfig):
-        layout = packed_layout(config.layout, native_shape=source.native_shape)
-        return np.full(len(sizes_bytes), layout.record_bytes, dtype=np.int64)
-    return (3 - -sizes_bytes // BLOCK_BYTES) * BLOCK_BYTES
+        return packed_layout(config.layout, native_shape=source.native_shape, label_bytes=label_bytes).record_bytes
+
+    def of_sizes(sizes_bytes: Int64Array) -> Int64Array:
+        return (3 - -sizes_bytes // BLOCK_BYTES) * BLOCK_BYTES
+
+    return of_sizes
 
 
-def _run(config: PrepareConfig, tasks: list[ShardTask]) -> list[tuple[ShardTask, dict[str, Any]]]:
-    """Build what is not built yet and return every task with its receipt, in the tasks' order."""
-    out = Path(config.out)
-    num_items: dict[str, list[int]] = {}
-    for split in {task.split for task in tasks}:
-        (out / split).mkdir(exist_ok=True)
-        num_items[split] = shard_sizes(out / PLAN_FOLDER / f"{split}.parquet")
-    receipts = {task.receipt_path: receipt for task in tasks if (receipt := read_receipt(task))}
+def build_missing(store: Store, config: PrepareConfig, tasks: list[ShardTask], receipts: Receipts) -> Receipts:
+    """Build what has no receipt yet and return every task's."""
+    receipts = dict(receipts)
     _check_rejected(receipts.values(), config)
-    undone = [task for task in tasks if task.receipt_path not in receipts]
-    if receipts:
+    undone = [task for task in tasks if task.receipt_name not in receipts]
+    if receipts and undone:
         log.info("going on: %d of %d shards are finished", len(receipts), len(tasks))
-    total = sum(num_items[task.split][task.number] for task in undone)
-    with Progress(total=total, unit="images", label="preparing") as progress:
-        for task, receipt in run_local(undone, workers=config.engine.workers, on_progress=progress.update):
-            receipts[task.receipt_path] = receipt
-            _check_rejected(receipts.values(), config)
+    sizes = {task.split: _num_items(store, task.split) for task in undone}
+    if is_local(store):
+        for split in sizes:
+            (Path(store.location) / split).mkdir(exist_ok=True)
+    seconds = dict.fromkeys(STAGES, 0.0)
+    with Progress(
+        total=sum(sizes[task.split][task.number] for task in undone), unit="images", label="preparing"
+    ) as bar:
+        for task, receipt in run_local(undone, workers=config.engine.workers, on_progress=bar.update):
+            receipts[task.receipt_name] = receipt
+            rejected = _check_rejected(receipts.values(), config)
+            bar.note(rejected=len(rejected))
+            for stage, passed_s in receipt.get("seconds", {}).items():
+                seconds[stage] += passed_s
     if undone:
-        log.info("prepared %s in %.1f s", progress.summary(), progress.seconds)
-    return [(task, receipts[task.receipt_path]) for task in tasks]
+        log.info("prepared %s in %.1f s; %s", bar.summary(), bar.seconds, _slowest(seconds))
+    return receipts
+
+
+def _num_items(store: Store, split: str) -> list[int]:
+    with open_stored(store, planned_name(split)) as stream:
+        return shard_sizes(pq.ParquetFile(stream))
+
+
+def _slowest(seconds: dict[str, float]) -> str:
+    """Name the part of the work that took longest, and the shares of all."""
+    total_s = sum(seconds.values()) or 1.0
+    slowest = max(seconds, key=lambda stage: seconds[stage])
+    shares = ", ".join(f"{stage} {100 * passed_s / total_s:.0f} %" for stage, passed_s in seconds.items())
+    return f"{slowest} took longest ({shares} of the workers' time)"
 
 
 def _check_rejected(receipts: Iterable[dict[str, Any]], config: PrepareConfig) -> list[dict[str, Any]]:
@@ -236,41 +328,45 @@ def _check_rejected(receipts: Iterable[dict[str, Any]], config: PrepareConfig) -
     return rejected
 
 
-def _finish(config: PrepareConfig, source: Source, receipts: list[tuple[ShardTask, dict[str, Any]]]) -> None:
-    """Write rejected.jsonl, the manifests and, last, dataset.json."""
-    out = Path(config.out)
-    rejected = _check_rejected((receipt for _, receipt in receipts), config)
+def finish(store: Store, config: PrepareConfig, source: Source, tasks: list[ShardTask], receipts: Receipts) -> None:
+    """Write rejected.jsonl, the manifests, the ledger of receipts and, last, dataset.json; receipts go."""
+    in_order = [(task, receipts[task.receipt_name]) for task in tasks]
+    rejected = _check_rejected((receipt for _, receipt in in_order), config)
     splits: dict[str, Any] = {}
     for split in source.splits:
-        shardlist = [receipt["entry"] for task, receipt in receipts if task.split == split and receipt["entry"]]
+        shardlist = [receipt["entry"] for task, receipt in in_order if task.split == split and receipt["entry"]]
         if not shardlist:
             raise UserError(f"source: every image of split {split!r} was rejected; the first: {rejected[0]['reason']}")
-        splits[split] = publish_manifest(out / split, split=split, shardlist=shardlist)
+        splits[split] = publish_manifest(publish_below(store, split), split=split, shardlist=shardlist)
+    publish_ledger(store, tasks, receipts)
     publish_data_set(
-        out,
+        store.publish,
         {
             "name": source.name,
-            "task": TASK,
+            "task": source.task.value,
             "classes": list(source.classes),
-            "layout": _layout_facts(config, source),
+            **({"class_ids": list(source.class_ids)} if source.class_ids else {}),
+            "layout": _layout_facts(config, source, tasks[0].label_bytes),
             "splits": splits,
-            "statistics": _statistics([receipt for task, receipt in receipts if task.split == source.splits[0]]),
-            "rejected": publish_rejected(out, rejected),
+            "statistics": _statistics([receipt for task, receipt in in_order if task.split == source.splits[0]]),
+            "rejected": publish_rejected(store.publish, rejected),
             "provenance": choices_of(config),
         },
     )
+    remove_receipts(store)
 
 
-def _layout_facts(config: PrepareConfig, source: Source) -> dict[str, Any]:
+def _layout_facts(config: PrepareConfig, source: Source, label_bytes: int | None) -> dict[str, Any]:
     if isinstance(config.layout, EncodedLayoutConfig):
         return {"kind": "encoded"}
     assert isinstance(config.layout, PackedLayoutConfig)
-    layout = packed_layout(config.layout, native_shape=source.native_shape)
+    layout = packed_layout(config.layout, native_shape=source.native_shape, label_bytes=label_bytes)
     return {
         "kind": "packed",
         "height": layout.height,
         "width": layout.width,
         "channels": layout.channels,
+        **({"label_bytes": label_bytes} if label_bytes else {}),
         "record_bytes": layout.record_bytes,
         "pixel_offset": layout.pixel_offset,
     }

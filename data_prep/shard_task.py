@@ -3,67 +3,113 @@
     receipt = build_shard(ShardTask(config=config, split="train", number=3))
 
 The receipt, published after the shard, holds what the manifest needs. A task whose receipt and files are there
-is done and is skipped by the next run.
+is done and is skipped by the next run. Items are read in the order in which they lie in their archives and
+written in the order of the plan, so a task holds one shard in memory.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow.parquet as pq
 
 from data_prep.config import PrepareConfig
-from data_prep.encode import Rejected, make_encoder
+from data_prep.encode import Box, Stored, make_encoder
 from data_prep.plan import read_planned_shard
 from data_prep.sources import open_source
-from data_prep.sources.base import Source
+from data_prep.sources.base import ImageArray, Rejected, Source
+from data_prep.store_file import open_stored, publish_below
 from pipeline.shards.errors import UserError
-from pipeline.shards.publish import publish_json
+from pipeline.shards.record import Label
 from pipeline.shards.writer import ShardWriter
+from pipeline.storage import Store, open_store
 
 PLAN_FOLDER = "plan"
 RECEIPT_SUFFIX = ".receipt.json"
+MAX_RECEIPT_BYTES = 1 << 30
 PROGRESS_ITEMS = 64
-_OPENED: dict[str, Source] = {}
+# Ranged reads in flight of one task, where each waits for a server.
+REMOTE_READERS = 16
+STAGES = ("reading", "decoding", "writing")
+
+_OPENED: dict[str, Any] = {}
 
 # Called with (items, bytes written) about every PROGRESS_ITEMS items.
 ReportProgress = Callable[[int, int], None]
+Row = dict[str, Any]
+Image = bytes | ImageArray
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShardTask:
+    """One shard to build.
+
+    Attributes:
+        plan_fingerprint: of the plan that it is a part of.
+        label_bytes: of the layout, where an image has several labels, else None.
+    """
+
     config: PrepareConfig
     split: str
     number: int
+    plan_fingerprint: str
+    label_bytes: int | None = None
 
     @property
-    def out(self) -> Path:
-        return Path(self.config.out)
+    def plan_name(self) -> str:
+        return planned_name(self.split)
 
     @property
-    def receipt_path(self) -> Path:
-        return self.out / PLAN_FOLDER / f"{self.split}-{self.number:06d}{RECEIPT_SUFFIX}"
+    def receipt_name(self) -> str:
+        return f"{PLAN_FOLDER}/{self.split}-{self.number:06d}{RECEIPT_SUFFIX}"
 
 
-def read_receipt(task: ShardTask) -> dict[str, Any] | None:
+def planned_name(split: str) -> str:
+    """Return where a split's plan lies in the data set."""
+    return f"{PLAN_FOLDER}/{split}.parquet"
+
+
+def read_receipt(store: Store, task: ShardTask) -> dict[str, Any] | None:
     """Return the receipt of a finished task whose files are as long as it says, else None."""
     try:
-        receipt: dict[str, Any] = json.loads(task.receipt_path.read_bytes())
-        entry = receipt["entry"]
-        if entry is None:
-            return receipt
-        folder = task.out / task.split
-        sizes = [(entry["url"], entry["filesize"]), (entry["index"]["url"], entry["index"]["filesize"])]
-        if all((folder / name).stat().st_size == size for name, size in sizes):
-            return receipt
-    except (OSError, ValueError, KeyError, TypeError):
-        pass
-    return None
+        receipt: dict[str, Any] = json.loads(store.read_bytes(task.receipt_name, max_bytes=MAX_RECEIPT_BYTES))
+        return receipt if has_files(store, task, receipt) else None
+    except (UserError, ValueError, KeyError, TypeError):
+        return None
+
+
+def has_files(store: Store, task: ShardTask, receipt: dict[str, Any]) -> bool:
+    """Tell whether a receipt's files are there and as long as it says."""
+    entry = receipt["entry"]
+    if entry is None:
+        return True
+    files = ((entry["url"], entry["filesize"]), (entry["index"]["url"], entry["index"]["filesize"]))
+    return all(store.size_of(f"{task.split}/{name}") == size for name, size in files)
+
+
+@dataclass(slots=True, kw_only=True)
+class _Tally:
+    """What a task counts on its way."""
+
+    rejected: list[tuple[int, dict[str, Any]]] = field(default_factory=list)
+    sums: npt.NDArray[np.int64] | None = None
+    num_pixels: int = 0
+    seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(STAGES, 0.0))
+
+    def add(self, stored: Stored) -> None:
+        if stored.channel_sums is not None and stored.channel_square_sums is not None:
+            both = np.stack([stored.channel_sums, stored.channel_square_sums])
+            self.sums = both if self.sums is None else self.sums + both
+            self.num_pixels += stored.num_pixels
 
 
 def build_shard(task: ShardTask, report: ReportProgress = lambda _items, _bytes: None) -> dict[str, Any]:
@@ -74,56 +120,124 @@ def build_shard(task: ShardTask, report: ReportProgress = lambda _items, _bytes:
     Raises:
         UserError: more items are bad than `max_rejected` allows, in this shard alone.
     """
-    config = task.config
-    source = opened_source(config)
-    encoder = make_encoder(config.layout, native_shape=source.native_shape)
-    rejected: list[dict[str, Any]] = []
-    sums: npt.NDArray[np.int64] | None = None
-    num_pixels = num_items = num_bytes = 0
-    with ShardWriter(task.out / task.split, number=task.number) as writer:
-        for row in read_planned_shard(task.out / PLAN_FOLDER / f"{task.split}.parquet", number=task.number):
-            key, label = f"{row['row']:09d}", row["label"]
-            try:
-                image = source.read(path=row["path"], offset=row["offset"], size_bytes=row["size_bytes"])
-                stored = encoder.encode(key=key, label=label, image=image)
-            except Rejected as error:
-                rejected.append({"split": task.split, "source_key": row["source_key"], "reason": str(error)})
-                if len(rejected) > config.max_rejected:
-                    raise too_many_rejected(rejected, config) from None
-            else:
+    store = opened_store(task.config.out)
+    rows = planned_rows(task)
+    tally = _Tally()
+    records = _encode(task, rows, tally, report)
+    started_s = time.perf_counter()
+    with ShardWriter(publish_below(store, task.split), number=task.number) as writer:
+        for row in rows:
+            if stored := records.pop(row["row"], None):
                 writer.add(
                     stored.record,
-                    label=label,
+                    label=_label(row),
                     height=stored.height,
                     width=stored.width,
                     image_offset=stored.image_offset,
                     image_bytes=stored.image_bytes,
                     source_key=row["source_key"].encode(),
                 )
-                num_bytes += len(stored.record)
-                if stored.channel_sums is not None and stored.channel_square_sums is not None:
-                    both = np.stack([stored.channel_sums, stored.channel_square_sums])
-                    sums = both if sums is None else sums + both
-                    num_pixels += stored.num_pixels
-            num_items += 1
-            if num_items == PROGRESS_ITEMS:
-                report(num_items, num_bytes)
-                num_items = num_bytes = 0
-    report(num_items, num_bytes)
-    entry = writer.entry
-    if entry and not entry["nsamples"]:
-        writer.path.unlink()
-        writer.index_path.unlink()
-        entry = None
+    tally.seconds["writing"] += time.perf_counter() - started_s
     receipt = {
-        "entry": entry,
-        "rejected": rejected,
-        "num_pixels": num_pixels,
-        "channel_sums": [] if sums is None else sums[0].tolist(),
-        "channel_square_sums": [] if sums is None else sums[1].tolist(),
+        "entry": writer.entry,
+        "rejected": [entry for _, entry in sorted(tally.rejected, key=lambda pair: pair[0])],
+        "num_pixels": tally.num_pixels,
+        "channel_sums": [] if tally.sums is None else tally.sums[0].tolist(),
+        "channel_square_sums": [] if tally.sums is None else tally.sums[1].tolist(),
+        "seconds": tally.seconds,
     }
-    publish_json(task.receipt_path, receipt)
+    publish_receipt(store, task, receipt)
     return receipt
+
+
+def publish_receipt(store: Store, task: ShardTask, receipt: dict[str, Any]) -> None:
+    """Write down that a task is done."""
+    with store.publish(task.receipt_name) as stream:
+        stream.write(json.dumps(receipt, ensure_ascii=False, allow_nan=False).encode())
+
+
+def _encode(task: ShardTask, rows: list[Row], tally: _Tally, report: ReportProgress) -> dict[int, Stored]:
+    """Return the records of a task's rows by row number, read in the order of their archives."""
+    config = task.config
+    source = opened_source(config)
+    encoder = make_encoder(config.layout, native_shape=source.native_shape, label_bytes=task.label_bytes)
+    records: dict[int, Stored] = {}
+    num_items = num_bytes = 0
+    asked_s = time.perf_counter()
+    in_order = sorted(rows, key=lambda row: (row["path"], row["offset"], row["row"]))
+    for row, image in _images(source, in_order, num_readers=REMOTE_READERS if is_remote(config) else 1):
+        read_s = time.perf_counter()
+        tally.seconds["reading"] += read_s - asked_s
+        try:
+            if isinstance(image, Rejected):
+                raise image
+            stored = encoder.encode(
+                key=f"{row['row']:09d}",
+                label=_label(row),
+                image=image,
+                box=cast(Box, tuple(row["box"])) if row["box"] else None,
+                details=json.loads(row["details"]) if row["details"] else None,
+            )
+        except Rejected as error:
+            entry = {"split": task.split, "source_key": row["source_key"], "reason": str(error)}
+            tally.rejected.append((row["row"], entry))
+            if len(tally.rejected) > config.max_rejected:
+                raise too_many_rejected([entry for _, entry in tally.rejected], config) from None
+        else:
+            records[row["row"]] = stored
+            tally.add(stored)
+            num_bytes += len(stored.record)
+        num_items += 1
+        if num_items == PROGRESS_ITEMS:
+            report(num_items, num_bytes)
+            num_items = num_bytes = 0
+        asked_s = time.perf_counter()
+        tally.seconds["decoding"] += asked_s - read_s
+    report(num_items, num_bytes)
+    return records
+
+
+def _images(source: Source, rows: list[Row], *, num_readers: int) -> Iterator[tuple[Row, Image | Rejected]]:
+    """Yield each row with its image, or with why it cannot be had; several readers read ahead."""
+
+    def read(row: Row) -> Image | Rejected:
+        try:
+            return source.read(path=row["path"], offset=row["offset"], size_bytes=row["size_bytes"])
+        except Rejected as reason:
+            return reason
+
+    if num_readers == 1:
+        yield from ((row, read(row)) for row in rows)
+        return
+    with ThreadPoolExecutor(num_readers) as pool:
+        futures = ((row, pool.submit(read, row)) for row in rows)
+        try:
+            waiting = deque(islice(futures, 2 * num_readers))
+            while waiting:
+                row, future = waiting.popleft()
+                yield row, future.result()
+                waiting.extend(islice(futures, 1))
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def is_remote(config: PrepareConfig) -> bool:
+    """Tell whether the source's items come from a server, so that each read waits."""
+    return "://" in getattr(config.source, "root", "")
+
+
+def _label(row: Row) -> Label:
+    label: Label = row["label"] if "label" in row else row["labels"]
+    return label
+
+
+def planned_rows(task: ShardTask) -> list[Row]:
+    """Return the rows of the task's shard; a split's plan stays open in this process until another one is asked for."""
+    wanted = f"{task.config.out} {task.plan_name} {task.plan_fingerprint}"
+    if _OPENED.get("plan name") != wanted:
+        _OPENED["plan"] = pq.ParquetFile(open_stored(open_store(task.config.out), task.plan_name))
+        _OPENED["plan name"] = wanted
+    return read_planned_shard(_OPENED["plan"], number=task.number)
 
 
 def too_many_rejected(rejected: list[dict[str, Any]], config: PrepareConfig) -> UserError:
@@ -136,10 +250,18 @@ def too_many_rejected(rejected: list[dict[str, Any]], config: PrepareConfig) -> 
     )
 
 
+def opened_store(location: str) -> Store:
+    """Return the store of an output, opened once a process."""
+    if _OPENED.get("out name") != location:
+        _OPENED["out"], _OPENED["out name"] = open_store(location), location
+    return cast(Store, _OPENED["out"])
+
+
 def opened_source(config: PrepareConfig, *, anew: bool = False) -> Source:
     """Return the config's source, opened once a process, as that may read an archive whole, or `anew`."""
     spelling = f"{config.source!r} {config.layout.resolution}"
-    if anew or spelling not in _OPENED:
-        _OPENED.clear()
-        _OPENED[spelling] = open_source(config.source, resolution=config.layout.resolution)
-    return _OPENED[spelling]
+    if anew or _OPENED.get("source name") != spelling:
+        _OPENED.pop("source", None)
+        _OPENED["source"] = open_source(config.source, resolution=config.layout.resolution)
+        _OPENED["source name"] = spelling
+    return cast(Source, _OPENED["source"])

@@ -13,8 +13,9 @@ from pathlib import Path
 import numpy as np
 
 from data_prep.config import MAX_PIXELS_LIMIT, VERIFY_SCHEMAS, EncodedLayoutConfig, VerifyConfig
-from data_prep.encode import Rejected, check_decodable
+from data_prep.encode import check_decodable
 from data_prep.progress import Progress
+from data_prep.sources.base import Rejected
 from pipeline.compose import compose, help_text
 from pipeline.shards.check import file_sha256, find_damage, find_malformed
 from pipeline.shards.errors import DamageError, run_entry_point

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import logging
 
+import hypothesis
 import pytest
 import torch
 
 from pipeline.shards.manifest import DataSet
 from synthetic_data import TRAIN_SAMPLES, VAL_SAMPLES, make_synthetic
 
+# Timings never decide a test.
+hypothesis.settings.register_profile("untimed", deadline=None)
+hypothesis.settings.load_profile("untimed")
 # Tiny tensors gain nothing from threads, and ranks beside them lose.
 torch.set_num_threads(1)
 

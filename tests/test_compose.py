@@ -25,7 +25,7 @@ REFUSED = [
     ("prepare", "sead=1", "'sead'.*did you mean seed"),
     ("prepare", "layout.resolutoin=8", "resolutoin.*did you mean layout.resolution"),
     ("prepare", "source.classes=3", "source.classes"),
-    ("prepare", "source=foldr", "source=foldr: no such choice; there are cifar10, cifar100, default, folder"),
+    ("prepare", "source=foldr", "source=foldr: no such choice; there are .*, folder,"),
     ("prepare", "engine=ray9", "engine=ray9: no such choice; there are local"),
     ("prepare", "seed=many", "seed.*many"),
     ("prepare", "seed=1.5", "seed.*1.5"),

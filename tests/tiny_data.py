@@ -19,6 +19,7 @@ from pipeline.compose import compose
 from pipeline.shards.index import IndexRows, read_index
 from pipeline.shards.keyed import make_key, random_bits
 from pipeline.shards.manifest import DataSet, publish_data_set, publish_manifest, publish_rejected, read_data_set
+from pipeline.shards.publish import publish_into
 from pipeline.shards.record import PackedLayout
 from pipeline.shards.writer import ShardWriter
 
@@ -71,7 +72,7 @@ def write_packed_set(root: Path, *, shard_sizes: dict[str, list[int]], layout: P
         (root / split).mkdir(parents=True)
         entries, row = [], 0
         for number, size in enumerate(sizes):
-            with ShardWriter(root / split, number=number) as writer:
+            with ShardWriter(publish_into(root / split), number=number) as writer:
                 for _ in range(size):
                     pixels = random_pixels(row, height=layout.height, width=layout.width, channels=layout.channels)
                     writer.add(
@@ -86,10 +87,10 @@ def write_packed_set(root: Path, *, shard_sizes: dict[str, list[int]], layout: P
                     row += 1
             assert writer.entry is not None
             entries.append(writer.entry)
-        splits[split] = publish_manifest(root / split, split=split, shardlist=entries)
+        splits[split] = publish_manifest(publish_into(root / split), split=split, shardlist=entries)
     facts = {name: getattr(layout, name) for name in ("height", "width", "channels", "record_bytes", "pixel_offset")}
     publish_data_set(
-        root,
+        publish_into(root),
         {
             "name": "tiny",
             "task": "classification",
@@ -97,7 +98,7 @@ def write_packed_set(root: Path, *, shard_sizes: dict[str, list[int]], layout: P
             "layout": {"kind": "packed", **facts},
             "splits": splits,
             "statistics": None,
-            "rejected": publish_rejected(root, []),
+            "rejected": publish_rejected(publish_into(root), []),
             "provenance": {},
         },
     )

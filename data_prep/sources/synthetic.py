@@ -21,11 +21,14 @@ machine.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import numpy.typing as npt
 
-from data_prep.sources.base import ImageArray, Items
+from data_prep.sources.base import MAX_BATCH_ITEMS, ImageArray, Items
 from pipeline.shards.keyed import make_key, random_bits
+from pipeline.shards.task import Task
 
 DEFAULT_RESOLUTION = 64
 CELLS_ACROSS = 4
@@ -40,6 +43,8 @@ class SyntheticSource:
     """A generator of images, holding three fields and one window a class."""
 
     name = "synthetic"
+    task = Task.classification
+    class_ids = None
 
     def __init__(
         self, *, samples: int, val_samples: int, classes: int, channels: int, seed: int, resolution: int | None
@@ -77,17 +82,18 @@ class SyntheticSource:
         """(resolution, resolution, channels)."""
         return self._side, self._side, self._channels
 
-    def list_items(self, split: str) -> Items:
+    def list_items(self, split: str) -> Iterator[Items]:
         """List a split; labels go round, so that classes differ by at most one image in number."""
         num_items = self._num_samples[split]
-        offsets = np.arange(num_items, dtype=np.int64)
-        return Items(
-            labels=offsets % self._num_classes,
-            source_keys=[f"{split}/{index:09d}" for index in range(num_items)],
-            paths=[split] * num_items,
-            offsets=offsets,
-            sizes_bytes=np.full(num_items, self._side * self._side * self._channels, dtype=np.int64),
-        )
+        for start in range(0, num_items, MAX_BATCH_ITEMS):
+            offsets = np.arange(start, min(start + MAX_BATCH_ITEMS, num_items), dtype=np.int64)
+            yield Items(
+                labels=offsets % self._num_classes,
+                source_keys=[f"{split}/{index:09d}" for index in offsets],
+                paths=[split] * len(offsets),
+                offsets=offsets,
+                sizes_bytes=np.full(len(offsets), self._side * self._side * self._channels, dtype=np.int64),
+            )
 
     def read(self, *, path: str, offset: int, size_bytes: int) -> ImageArray:
         """Make image number `offset` of split `path`: uint8 (resolution, resolution, channels), values 0 to 248."""

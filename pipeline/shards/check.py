@@ -8,6 +8,7 @@ of the format at all. None of them edits anything.
 from __future__ import annotations
 
 import hashlib
+import json
 import tarfile
 import zlib
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from pipeline.shards.errors import DamageError
-from pipeline.shards.index import IndexRows, check_index, read_index
+from pipeline.shards.index import NO_LABEL, IndexRows, check_index, read_index
 from pipeline.shards.manifest import DataSet, ShardEntry, Split
 from pipeline.shards.record import (
     BLOCK_BYTES,
@@ -23,9 +24,9 @@ from pipeline.shards.record import (
     END_OF_ARCHIVE,
     KEY_PATTERN,
     LABEL_DIGITS,
-    PackedLayout,
     padded_bytes,
 )
+from pipeline.shards.task import Task
 
 MEND = "prepare the data set again, or restore the file"
 
@@ -83,7 +84,7 @@ def find_malformed(data_set: DataSet, shard: ShardEntry) -> Iterator[str]:
                 yield f"{shard.path}: record {record} starts at byte {row['record_offset']}, not at {end}"
             end = int(row["record_offset"]) + int(row["record_bytes"])
             try:
-                key = _check_record(_record_bytes(stream, row), row, data_set.packed)
+                key = _check_record(_record_bytes(stream, row), row, data_set)
                 if key in keys:
                     raise ValueError(f"key {key} stands there twice")
                 keys.add(key)
@@ -113,6 +114,7 @@ def _checked_rows(data_set: DataSet, shard: ShardEntry) -> IndexRows:
         shard_bytes=shard.size_bytes,
         num_classes=data_set.num_classes,
         packed=data_set.packed,
+        task=data_set.task,
     )
     return rows
 
@@ -137,7 +139,7 @@ def _source(row: IndexRows) -> str:
     return bytes(row["source_key"]).decode("utf-8", "replace")
 
 
-def _check_record(content: bytes, row: IndexRows, packed: PackedLayout | None) -> str:
+def _check_record(content: bytes, row: IndexRows, data_set: DataSet) -> str:
     """Return the key of a record that is what its sidecar's row and the format say.
 
     Raises:
@@ -145,22 +147,58 @@ def _check_record(content: bytes, row: IndexRows, packed: PackedLayout | None) -
     """
     if zlib.crc32(content) != int(row["crc32"]):
         raise ValueError("its CRC-32 is not the sidecar's")
-    label, image = (
-        tarfile.TarInfo.frombuf(content[start : start + BLOCK_BYTES], "ascii", "strict") for start in (0, 1024)
-    )
-    key, _, extension = image.name.partition(".")
-    if not KEY_PATTERN.fullmatch(key) or label.name != f"{key}.cls" or not (label.isreg() and image.isreg()):
-        raise ValueError(f"its members are {label.name!r} and {image.name!r}")
+    members = list(_members(content))
+    names = [name for name, _, _ in members]
+    key, _, extension = names[-1].partition(".")
+    packed = data_set.packed
+    if not KEY_PATTERN.fullmatch(key) or names[:-1] not in _heads(key, data_set):
+        raise ValueError(f"its members are {names}")
     if extension not in (ENCODED_EXTENSIONS if packed is None else (packed.extension,)):
         raise ValueError(f"its image is a .{extension}")
-    digits = content[BLOCK_BYTES : BLOCK_BYTES + LABEL_DIGITS]
-    if label.size != LABEL_DIGITS or digits != b"%0*d" % (LABEL_DIGITS, int(row["label"])):
-        raise ValueError(f"its label is {digits!r}, the sidecar says {row['label']}")
+    for name, start, size_bytes in members[:-1]:
+        _check_label(name.partition(".")[2], content[start : start + size_bytes], row, data_set)
     image_offset = int(row["image_offset"]) - int(row["record_offset"])
-    if (image_offset, image.size) != (3 * BLOCK_BYTES, int(row["image_bytes"])):
-        raise ValueError(f"its image has {image.size} bytes, the sidecar says {row['image_bytes']} at {image_offset}")
-    if len(content) != image_offset + padded_bytes(image.size):
-        raise ValueError(f"it has {len(content)} bytes, {image_offset + padded_bytes(image.size)} wanted")
+    _, start, size_bytes = members[-1]
+    if (image_offset, size_bytes) != (start, int(row["image_bytes"])):
+        raise ValueError(f"its image has {size_bytes} bytes, the sidecar says {row['image_bytes']} at {image_offset}")
     if packed is not None and content[image_offset : packed.pixel_offset] != packed.image_header:
         raise ValueError("its image header is not that of the layout")
     return key
+
+
+def _members(content: bytes) -> Iterator[tuple[str, int, int]]:
+    """Yield (name, offset of the content, size) of each member of a record, which they fill."""
+    offset = 0
+    while offset < len(content):
+        header = tarfile.TarInfo.frombuf(content[offset : offset + BLOCK_BYTES], "ascii", "strict")
+        if not header.isreg():
+            raise ValueError(f"its member {header.name!r} is no plain file")
+        yield header.name, offset + BLOCK_BYTES, header.size
+        offset += BLOCK_BYTES + padded_bytes(header.size)
+    if offset != len(content):
+        raise ValueError(f"it has {len(content)} bytes, {offset} wanted")
+
+
+def _heads(key: str, data_set: DataSet) -> list[list[str]]:
+    """Return what may stand before a record's image."""
+    if data_set.task is Task.multilabel:
+        return [[f"{key}.json"]]
+    return [[f"{key}.cls"]] if data_set.packed is not None else [[f"{key}.cls"], [f"{key}.cls", f"{key}.json"]]
+
+
+def _check_label(extension: str, content: bytes, row: IndexRows, data_set: DataSet) -> None:
+    if extension == "cls":
+        if content != b"%0*d" % (LABEL_DIGITS, int(row["label"])):
+            raise ValueError(f"its label is {content!r}, the sidecar says {row['label']}")
+        return
+    try:
+        details = json.loads(content)
+        found = details["labels"] if data_set.task is Task.multilabel else []
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise ValueError("its .json is not of the form in docs/FORMAT.md") from None
+    if data_set.task is Task.multilabel:
+        wanted = [label for label in row["labels"].tolist() if label != NO_LABEL]
+        if found != wanted:
+            raise ValueError(f"its labels are {found}, the sidecar says {wanted}")
+        if data_set.packed is not None and len(content) != data_set.packed.label_bytes:
+            raise ValueError(f"its .json has {len(content)} bytes, {data_set.packed.label_bytes} wanted")

@@ -19,9 +19,12 @@ import numpy.typing as npt
 
 from pipeline.shards.errors import DamageError
 from pipeline.shards.record import PackedLayout
+from pipeline.shards.task import Task
 
 INDEX_SUFFIX = ".idx.npy"
 MAX_SOURCE_KEY_BYTES = 4096
+MAX_LABELS = 10_000
+NO_LABEL = -1
 _MAGIC = b"\x93NUMPY\x01\x00"
 _ALIGNMENT_BYTES = 64
 _COLUMNS = (
@@ -32,27 +35,44 @@ _COLUMNS = (
     ("crc32", "<u4"),
     ("height", "<u4"),
     ("width", "<u4"),
-    ("label", "<i8"),
 )
-_HEADER = f"{{'descr': {[*_COLUMNS, ('source_key', '|S0')]}, 'fortran_order': False, 'shape': (0,), }}"
+_ONE_LABEL = ("label", "<i8")
+_HEADER = f"{{'descr': {[*_COLUMNS, _ONE_LABEL, ('source_key', '|S0')]}, 'fortran_order': False, 'shape': (0,), }}"
+_LABELS = "('labels', '<i4', (0,))"
 _HEADER_PATTERN = re.compile(
-    re.escape(_HEADER).replace(r"\|S0", r"\|S([1-9][0-9]{0,3})").replace(r"\(0,", r"\(([0-9]{1,15}),") + " *\n"
+    re.escape(_HEADER)
+    .replace(re.escape(str(_ONE_LABEL)), rf"(?:{re.escape(str(_ONE_LABEL))}|{re.escape(_LABELS)})")
+    .replace(r"'<i4',\ \(0,", r"'<i4',\ \(([1-9][0-9]{0,4}),")
+    .replace(r"\|S0", r"\|S([1-9][0-9]{0,3})")
+    .replace(r"shape':\ \(0,", r"shape':\ \(([0-9]{1,15}),")
+    + " *\n"
 )
 
 IndexRows = npt.NDArray[np.void]
 
 
-def index_dtype(*, source_key_bytes: int) -> np.dtype[Any]:
-    """Return the sidecar's row type; `source_key_bytes`, 1 to 4096, is the width of the shard's longest source key."""
+def index_dtype(*, source_key_bytes: int, num_labels: int | None = None) -> np.dtype[Any]:
+    """Return the sidecar's row type.
+
+    Args:
+        source_key_bytes: width of the shard's longest source key, 1 to 4096.
+        num_labels: None for one label a sample, in the column `label`; else the most labels that a sample of the
+            shard has, 1 to 10,000, in the column `labels`, whose unused places hold -1.
+    """
+    if num_labels is not None and not 1 <= num_labels <= MAX_LABELS:
+        raise ValueError(f"{num_labels} labels a sample: 1 to {MAX_LABELS} wanted")
     if not 1 <= source_key_bytes <= MAX_SOURCE_KEY_BYTES:
         raise ValueError(f"a source key of {source_key_bytes} bytes: 1 to {MAX_SOURCE_KEY_BYTES} wanted")
-    return np.dtype([*_COLUMNS, ("source_key", f"S{source_key_bytes}")])
+    label = _ONE_LABEL if num_labels is None else ("labels", "<i4", (num_labels,))
+    return np.dtype([*_COLUMNS, label, ("source_key", f"S{source_key_bytes}")])
 
 
 def encode_index(rows: IndexRows) -> bytes:
     """Return the bytes of the .npy file (format 1.0) of `rows`, which are of an `index_dtype`."""
     source_key_bytes = rows.dtype["source_key"].itemsize
-    header = _HEADER.replace("|S0", f"|S{source_key_bytes}").replace("(0,", f"({len(rows)},")
+    header = _HEADER.replace("|S0", f"|S{source_key_bytes}").replace("shape': (0,", f"shape': ({len(rows)},")
+    if "labels" in (rows.dtype.names or ()):
+        header = header.replace(str(_ONE_LABEL), _LABELS.replace("(0,", f"({rows['labels'].shape[1]},"))
     padding = " " * (-(len(_MAGIC) + 2 + len(header) + 1) % _ALIGNMENT_BYTES)
     text = f"{header}{padding}\n".encode()
     return _MAGIC + len(text).to_bytes(2, "little") + text + rows.tobytes()
@@ -77,12 +97,15 @@ def read_index(path: Path, *, num_samples: int) -> IndexRows:
     numbers = _HEADER_PATTERN.fullmatch(text)
     if not start.startswith(_MAGIC) or numbers is None:
         raise DamageError(f"{path}: not a sidecar as docs/FORMAT.md describes it")
-    source_key_bytes, num_rows = map(int, numbers.groups())
+    source_key_bytes, num_rows = (int(number) for number in numbers.groups()[1:])
+    num_labels = int(numbers.group(1)) if numbers.group(1) else None
     if num_rows != num_samples:
         raise DamageError(f"{path}: has {num_rows} rows, the manifest says {num_samples}")
     if source_key_bytes > MAX_SOURCE_KEY_BYTES:
         raise DamageError(f"{path}: source keys of {source_key_bytes} bytes; at most {MAX_SOURCE_KEY_BYTES} wanted")
-    dtype = index_dtype(source_key_bytes=source_key_bytes)
+    if num_labels is not None and num_labels > MAX_LABELS:
+        raise DamageError(f"{path}: {num_labels} labels a sample; at most {MAX_LABELS} wanted")
+    dtype = index_dtype(source_key_bytes=source_key_bytes, num_labels=num_labels)
     expected_bytes = data_offset + num_rows * dtype.itemsize
     if found_bytes != expected_bytes:
         raise DamageError(f"{path}: {found_bytes} bytes, its header promises {expected_bytes}")
@@ -92,7 +115,13 @@ def read_index(path: Path, *, num_samples: int) -> IndexRows:
 
 
 def check_index(
-    path: Path, rows: IndexRows, *, shard_bytes: int, num_classes: int, packed: PackedLayout | None
+    path: Path,
+    rows: IndexRows,
+    *,
+    shard_bytes: int,
+    num_classes: int,
+    packed: PackedLayout | None,
+    task: Task = Task.classification,
 ) -> None:
     """Check that every row points inside the shard, in order, and that labels are in range.
 
@@ -101,6 +130,7 @@ def check_index(
         rows: as `read_index` gave them.
         shard_bytes: length of the shard.
         num_classes: labels are 0 to num_classes - 1.
+        task: whether rows have one label or several.
         packed: where given, row k must describe the packed record k, so that offsets can be computed.
 
     Raises:
@@ -119,7 +149,18 @@ def check_index(
             bad |= rows[column] != getattr(packed, column)
     if bad.any():
         raise DamageError(f"{path}: record {int(np.argmax(bad))} is not where it can be in its shard")
-    bad = (rows["label"] < 0) | (rows["label"] >= num_classes)
+    if ("labels" in (rows.dtype.names or ())) != (task is Task.multilabel):
+        raise DamageError(f"{path}: its labels are not those of task {task}")
+    labels = rows["labels" if task is Task.multilabel else "label"].reshape(len(rows), -1)
+    bad = (labels >= num_classes).any(axis=1)
+    if task is Task.classification:
+        bad |= labels[:, 0] < 0
+    else:
+        # Sorted and distinct, then nothing but -1.
+        used = labels != NO_LABEL
+        bad |= (used & (labels < 0)).any(axis=1) | (used[:, 1:] & (labels[:, 1:] <= labels[:, :-1])).any(axis=1)
+        bad |= (used[:, 1:] & ~used[:, :-1]).any(axis=1)
     if bad.any():
         record = int(np.argmax(bad))
-        raise DamageError(f"{path}: record {record} has label {rows['label'][record]}, there are {num_classes} classes")
+        told = labels[record].tolist() if task is Task.multilabel else labels[record, 0]
+        raise DamageError(f"{path}: record {record} has label {told}, there are {num_classes} classes")

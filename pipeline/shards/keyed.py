@@ -44,8 +44,3 @@ def random_bits(key: int, counters: npt.NDArray[Any]) -> UInt64Array:
     """Return 64 random bits for each counter (any shape of non-negative integers)."""
     weyl = counters.astype(np.uint64) * np.uint64(WEYL_INCREMENT)
     return mix64(mix64(weyl + np.uint64(key & MASK_64)) + np.uint64(key & MASK_64))
-
-
-def keyed_permutation(key: int, length: int) -> npt.NDArray[np.int64]:
-    """Return a permutation of range(length): indices sorted by their random bits. O(length) memory."""
-    return np.argsort(random_bits(key, np.arange(length, dtype=np.uint64)), kind="stable").astype(np.int64)

@@ -20,14 +20,14 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from pipeline.shards.errors import DamageError, UserError
-from pipeline.shards.publish import publish_bytes
+from pipeline.shards.publish import Publish
 from pipeline.shards.record import BLOCK_BYTES, END_OF_ARCHIVE, PackedLayout
+from pipeline.shards.task import Task
 
 FORMAT_VERSION = 1
 DATA_SET_FILE = "dataset.json"
 MANIFEST_FILE = "manifest.json"
 REJECTED_FILE = "rejected.jsonl"
-TASK = "classification"
 MAX_JSON_BYTES = 512 << 20
 MAX_COUNT = 1 << 53
 MIN_RECORD_BYTES = 4 * BLOCK_BYTES
@@ -71,12 +71,20 @@ class Statistics:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DataSet:
-    """A data set's facts. `packed` is None for the encoded layout, `statistics` where nothing was decoded."""
+    """A data set's facts.
+
+    Attributes:
+        classes: names for people; labels are indices into them.
+        class_ids: the source's own ids of the classes, the names where it has none.
+        packed: None for the encoded layout.
+        statistics: None where nothing was decoded.
+    """
 
     root: Path
     name: str
-    task: str
+    task: Task
     classes: tuple[str, ...]
+    class_ids: tuple[str, ...]
     packed: PackedLayout | None
     splits: dict[str, Split]
     statistics: Statistics | None
@@ -98,25 +106,30 @@ class DataSet:
         return self.splits[name]
 
 
-def publish_manifest(folder: Path, *, split: str, shardlist: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def publish_manifest(publish: Publish, *, split: str, shardlist: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Publish a split's manifest.json, which is also a wids index, and return its row for dataset.json."""
     manifest = {"wids_version": 1, "format_version": FORMAT_VERSION, "split": split, "shardlist": list(shardlist)}
     content = _spell(manifest)
-    publish_bytes(folder / MANIFEST_FILE, content)
+    _publish_bytes(publish, MANIFEST_FILE, content)
     samples = sum(entry["nsamples"] for entry in shardlist)
     return {"samples": samples, "manifest_sha256": hashlib.sha256(content).hexdigest()}
 
 
-def publish_rejected(root: Path, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def publish_rejected(publish: Publish, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Publish rejected.jsonl, one object a line, and return its row for dataset.json."""
     content = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
-    publish_bytes(root / REJECTED_FILE, content)
+    _publish_bytes(publish, REJECTED_FILE, content)
     return {"items": len(rows), "sha256": hashlib.sha256(content).hexdigest()}
 
 
-def publish_data_set(root: Path, content: dict[str, Any]) -> None:
+def publish_data_set(publish: Publish, content: dict[str, Any]) -> None:
     """Publish dataset.json, sealed; to be called last."""
-    publish_bytes(root / DATA_SET_FILE, seal({"format_version": FORMAT_VERSION, **content}))
+    _publish_bytes(publish, DATA_SET_FILE, seal({"format_version": FORMAT_VERSION, **content}))
+
+
+def _publish_bytes(publish: Publish, name: str, content: bytes) -> None:
+    with publish(name) as stream:
+        stream.write(content)
 
 
 def seal(content: dict[str, Any]) -> bytes:
@@ -150,14 +163,19 @@ def read_data_set(root: Path) -> DataSet:
     content = _parse_object(path, raw, intact=is_sealed(raw))
     try:
         packed, channels = _layout(content["layout"])
-        if content["task"] != TASK:
-            raise ValueError(f"task {content['task']!r}: {TASK!r} wanted")
+        task, classes = _task(content["task"]), tuple(map(_text, content["classes"]))
+        if packed is not None and (packed.label_bytes is not None) != (task is Task.multilabel):
+            raise ValueError(f"layout.label_bytes {packed.label_bytes!r} does not go with task {task}")
+        class_ids = tuple(map(_text, content.get("class_ids") or classes))
+        if len(class_ids) != len(classes):
+            raise ValueError(f"{len(class_ids)} class_ids for {len(classes)} classes")
         rejected = content["rejected"]
         return DataSet(
             root=root,
             name=_text(content["name"]),
-            task=TASK,
-            classes=tuple(map(_text, content["classes"])),
+            task=task,
+            classes=classes,
+            class_ids=class_ids,
             packed=packed,
             splits={name: _read_split(root, name, entry, packed) for name, entry in content["splits"].items()},
             statistics=_statistics(content["statistics"], channels),
@@ -168,17 +186,33 @@ def read_data_set(root: Path) -> DataSet:
         raise DamageError(f"{path}: not of the form in docs/FORMAT.md ({error!r})") from None
 
 
+def split_names(raw: bytes) -> list[str]:
+    """Return the splits that the bytes of a dataset.json name, checked for nothing but that they are plain names."""
+    try:
+        return [_plain_name(name) for name in json.loads(raw)["splits"]]
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise DamageError(f"{DATA_SET_FILE}: not of the form in docs/FORMAT.md ({error!r})") from None
+
+
 def _layout(facts: dict[str, Any]) -> tuple[PackedLayout | None, int]:
     """Return the packed geometry, None for the encoded layout, and the number of channels of its statistics."""
     if facts["kind"] == "encoded":
         return None, 3
     if facts["kind"] != "packed":
         raise ValueError(f"layout.kind {facts['kind']!r}: packed or encoded wanted")
-    packed = PackedLayout(**{name: _count(facts[name]) for name in ("height", "width", "channels")})
+    shape = {name: _count(facts[name]) for name in ("height", "width", "channels")}
+    label_bytes = facts.get("label_bytes")
+    packed = PackedLayout(**shape, label_bytes=None if label_bytes is None else _count(label_bytes))
     for name in ("record_bytes", "pixel_offset"):
         if facts[name] != getattr(packed, name):
             raise ValueError(f"layout.{name} {facts[name]!r}: {getattr(packed, name)} follows from the shape")
     return packed, packed.channels
+
+
+def _task(name: Any) -> Task:
+    if not isinstance(name, str) or name not in set(Task):
+        raise ValueError(f"task {name!r}: {' or '.join(Task)} wanted")
+    return Task(name)
 
 
 def _statistics(facts: dict[str, Any] | None, channels: int) -> Statistics | None:

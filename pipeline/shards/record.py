@@ -8,14 +8,19 @@ A packed record (64x64 RGB shown) is constant in length, so the shard is an arra
           1536  PPM header, 64 bytes: b"P6\\n#...\\n64 64\\n255\\n"
           1600  pixels, 64*64*3 uint8, rows first, channels last; padded with zero bytes to a multiple of 512
 
-An encoded record has the same first two blocks, then `<key>.jpg` (or png, webp) with the image's bytes as they
-are. Format: docs/FORMAT.md; tar: POSIX.1-1988 ustar; PPM and PGM: the Netpbm specifications.
+With several labels a sample the first member is `<key>.json`, `{"labels":[3,17]}` padded with spaces to one length
+for the whole data set. An encoded record has the same first member, where there are details a `<key>.json`
+that holds them, and then `<key>.jpg` (or png, webp) with the image's bytes as they are. Format: docs/FORMAT.md; tar:
+POSIX.1-1988 ustar; PPM and PGM: the Netpbm specifications.
 """
 
 from __future__ import annotations
 
+import json
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -25,11 +30,14 @@ END_OF_ARCHIVE = bytes(2 * BLOCK_BYTES)
 LABEL_DIGITS = 8
 PIXEL_ALIGNMENT_BYTES = 64
 MAX_KEY_BYTES = 90
+MAX_DETAILS_BYTES = 1 << 20
 MAX_MEMBER_BYTES = 8**11 - 1
 KEY_PATTERN = re.compile(rf"[A-Za-z0-9_-]{{1,{MAX_KEY_BYTES}}}")
 ENCODED_EXTENSIONS = ("jpg", "png", "webp")
 
 ImageArray = npt.NDArray[np.uint8]
+# One class number, or for several labels their sorted distinct class numbers.
+Label = int | Sequence[int]
 
 
 def padded_bytes(size_bytes: int) -> int:
@@ -61,20 +69,47 @@ def member(name: str, content: bytes) -> bytes:
 
 def label_member(key: str, label: int) -> bytes:
     """Return the constant-size `<key>.cls` member: the class number as 8 zero-padded ASCII digits."""
-    if not KEY_PATTERN.fullmatch(key):
-        raise ValueError(f"key {key!r}: 1 to {MAX_KEY_BYTES} of A-Z a-z 0-9 _ - wanted")
+    _check_key(key)
     if not 0 <= label < 10**LABEL_DIGITS:
         raise ValueError(f"label {label}: 0 to {10**LABEL_DIGITS - 1} wanted")
     return member(f"{key}.cls", b"%0*d" % (LABEL_DIGITS, label))
 
 
+def json_member(key: str, value: dict[str, Any], *, size_bytes: int | None = None) -> bytes:
+    """Return the `<key>.json` member of one object, padded with spaces to `size_bytes` where that is given.
+
+    Raises:
+        ValueError: a bad key, or longer than `size_bytes` or 1 MiB.
+    """
+    _check_key(key)
+    content = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
+    limit_bytes = MAX_DETAILS_BYTES if size_bytes is None else size_bytes
+    if len(content) > limit_bytes:
+        raise ValueError(f"{key}.json of {len(content)} bytes: at most {limit_bytes} wanted")
+    return member(f"{key}.json", content.ljust(size_bytes or 0))
+
+
+def labels_bytes(labels: Sequence[int]) -> int:
+    """Return how many bytes the `.json` member of these labels needs."""
+    return len('{"labels":[]}') + sum(len(str(label)) for label in labels) + max(0, len(labels) - 1)
+
+
+def _check_key(key: str) -> None:
+    if not KEY_PATTERN.fullmatch(key):
+        raise ValueError(f"key {key!r}: 1 to {MAX_KEY_BYTES} of A-Z a-z 0-9 _ - wanted")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PackedLayout:
-    """The geometry of packed records: uint8 images of one shape, channels 3 (PPM) or 1 (PGM)."""
+    """The geometry of packed records: uint8 images of one shape, channels 3 (PPM) or 1 (PGM).
+
+    `label_bytes` is the length of the `.json` member of several labels a sample; None for one label, in a `.cls`.
+    """
 
     height: int
     width: int
     channels: int
+    label_bytes: int | None = None
 
     def __post_init__(self) -> None:
         for field in ("height", "width"):
@@ -82,6 +117,8 @@ class PackedLayout:
                 raise ValueError(f"{field}={getattr(self, field)}: 1 to 65535 wanted")
         if self.channels not in (1, 3):
             raise ValueError(f"channels={self.channels}: 1 or 3 wanted")
+        if self.label_bytes is not None and not 1 <= self.label_bytes <= MAX_DETAILS_BYTES:
+            raise ValueError(f"label_bytes={self.label_bytes}: 1 to {MAX_DETAILS_BYTES} wanted")
 
     @property
     def extension(self) -> str:
@@ -101,7 +138,7 @@ class PackedLayout:
     @property
     def image_offset(self) -> int:
         """Where the PPM or PGM file starts inside the record."""
-        return 3 * BLOCK_BYTES
+        return 2 * BLOCK_BYTES + padded_bytes(self.label_bytes or LABEL_DIGITS)
 
     @property
     def image_bytes(self) -> int:
@@ -116,7 +153,7 @@ class PackedLayout:
     def record_bytes(self) -> int:
         return self.image_offset + padded_bytes(self.image_bytes)
 
-    def pack(self, *, key: str, label: int, image_HWC: ImageArray) -> bytes:
+    def pack(self, *, key: str, label: Label, image_HWC: ImageArray) -> bytes:
         """Return the record of one image, uint8 of shape (height, width, channels).
 
         Raises:
@@ -128,11 +165,28 @@ class PackedLayout:
                 f" {(self.height, self.width, self.channels)} uint8 wanted"
             )
         content = self.image_header + image_HWC.tobytes()
-        return label_member(key, label) + member(f"{key}.{self.extension}", content)
+        if isinstance(label, int) != (self.label_bytes is None):
+            raise ValueError(f"label {label!r}: does not go with label_bytes={self.label_bytes}")
+        if isinstance(label, int):
+            labelled = label_member(key, label)
+        else:
+            labelled = json_member(key, {"labels": list(label)}, size_bytes=self.label_bytes)
+        return labelled + member(f"{key}.{self.extension}", content)
 
 
-def pack_encoded(*, key: str, label: int, image: bytes, extension: str) -> bytes:
-    """Return the record of one image file kept as it is; `extension` is jpg, png or webp."""
+def pack_encoded(
+    *, key: str, label: Label, image: bytes, extension: str, details: dict[str, Any] | None = None
+) -> bytes:
+    """Return the record of one image file kept as it is; the image is its last member.
+
+    Args:
+        extension: jpg, png or webp.
+        details: what else is known of the image, kept in the record's `.json`, several labels beside them.
+    """
     if extension not in ENCODED_EXTENSIONS:
         raise ValueError(f"extension {extension!r}: one of {', '.join(ENCODED_EXTENSIONS)} wanted")
-    return label_member(key, label) + member(f"{key}.{extension}", image)
+    if isinstance(label, int):
+        head = label_member(key, label) + (json_member(key, details) if details is not None else b"")
+    else:
+        head = json_member(key, {**(details or {}), "labels": list(label)})
+    return head + member(f"{key}.{extension}", image)

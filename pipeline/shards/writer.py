@@ -1,6 +1,6 @@
 """Writing one shard and its sidecar, whole or not at all.
 
-    with ShardWriter(Path("train"), number=0) as writer:
+    with ShardWriter(publish_into(Path("train")), number=0) as writer:
         writer.add(record, label=3, height=64, width=64, image_offset=1536, image_bytes=12352, source_key=b"a/b.jpg")
     writer.entry        # the manifest's row
 
@@ -12,15 +12,14 @@ from __future__ import annotations
 import hashlib
 import zlib
 from contextlib import ExitStack
-from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import numpy as np
 
-from pipeline.shards.index import INDEX_SUFFIX, encode_index, index_dtype
-from pipeline.shards.publish import publish, publish_bytes
-from pipeline.shards.record import END_OF_ARCHIVE
+from pipeline.shards.index import INDEX_SUFFIX, NO_LABEL, IndexRows, encode_index, index_dtype
+from pipeline.shards.publish import Publish
+from pipeline.shards.record import END_OF_ARCHIVE, Label
 
 
 def shard_name(number: int) -> str:
@@ -29,62 +28,93 @@ def shard_name(number: int) -> str:
 
 
 class ShardWriter:
-    """Appends records to a tar under a temporary name; publishes it, after its sidecar, when the block ends."""
+    """Appends records to a tar under a temporary name; publishes it, after its sidecar, when the block ends.
 
-    def __init__(self, folder: Path, *, number: int) -> None:
-        self.path = folder / shard_name(number)
-        self.index_path = folder / (self.path.stem + INDEX_SUFFIX)
+    `entry`, the manifest's row, is there afterwards; None where no record was added: such a shard is not kept.
+    """
+
+    def __init__(self, publish: Publish, *, number: int) -> None:
+        self.name = shard_name(number)
+        self.index_name = self.name.removesuffix(".tar") + INDEX_SUFFIX
         self.entry: dict[str, Any] | None = None
-        self._rows: list[tuple[int, int, int, int, int, int, int, int, bytes]] = []
+        self._publish = publish
+        self._rows: list[tuple[int, int, int, int, int, int, int]] = []
+        self._labels: list[Label] = []
+        self._source_keys: list[bytes] = []
         self._offset = 0
         self._sha256 = hashlib.sha256()
         self._stack = ExitStack()
 
     def __enter__(self) -> ShardWriter:
-        self._stream = self._stack.enter_context(publish(self.path))
+        self._stream = self._stack.enter_context(self._publish(self.name))
         return self
 
     def add(
         self,
         record: bytes,
         *,
-        label: int,
+        label: Label,
         height: int,
         width: int,
         image_offset: int,
         image_bytes: int,
         source_key: bytes,
     ) -> None:
-        """Append a record; `image_offset` counts from the record's first byte."""
+        """Append a record; `image_offset` counts from the record's first byte. All labels are of one kind."""
         self._stream.write(record)
         self._sha256.update(record)
-        crc32 = zlib.crc32(record)
         start = self._offset
-        self._rows.append(
-            (start, len(record), start + image_offset, image_bytes, crc32, height, width, label, source_key)
-        )
+        self._rows.append((start, len(record), start + image_offset, image_bytes, zlib.crc32(record), height, width))
+        self._labels.append(label)
+        self._source_keys.append(source_key)
         self._offset += len(record)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if kind is not None:
-            self._stack.__exit__(kind, error, traceback)
+        if kind is not None or not self._rows:
+            nothing = _Nothing()
+            self._stack.__exit__(kind or _Nothing, error or nothing, traceback)
             return
         with self._stack:
             self._stream.write(END_OF_ARCHIVE)
             self._sha256.update(END_OF_ARCHIVE)
-            source_key_bytes = max((len(row[-1]) for row in self._rows), default=1) or 1
-            index = encode_index(np.array(self._rows, dtype=index_dtype(source_key_bytes=source_key_bytes)))
-            publish_bytes(self.index_path, index)
+            index = encode_index(self._index_rows())
+            with self._publish(self.index_name) as stream:
+                stream.write(index)
         self.entry = {
-            "url": self.path.name,
+            "url": self.name,
             "nsamples": len(self._rows),
             "filesize": self._offset + len(END_OF_ARCHIVE),
             "sha256": self._sha256.hexdigest(),
             "index": {
-                "url": self.index_path.name,
+                "url": self.index_name,
                 "filesize": len(index),
                 "sha256": hashlib.sha256(index).hexdigest(),
             },
         }
+
+    def _index_rows(self) -> IndexRows:
+        counts = [len(label) for label in self._labels if not isinstance(label, int)]
+        rows = np.zeros(
+            len(self._rows),
+            dtype=index_dtype(
+                source_key_bytes=max(map(len, self._source_keys)) or 1,
+                num_labels=max(1, *counts) if counts else None,
+            ),
+        )
+        for name, values in zip(rows.dtype.names or (), zip(*self._rows, strict=True), strict=False):
+            rows[name] = values
+        rows["source_key"] = self._source_keys
+        if not counts:
+            rows["label"] = self._labels
+            return rows
+        rows["labels"] = NO_LABEL
+        for row, label in zip(rows, self._labels, strict=True):
+            if not isinstance(label, int):
+                row["labels"][: len(label)] = label
+        return rows
+
+
+class _Nothing(Exception):
+    """Makes the publishing of an empty shard give up."""

@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.data.order import FullOrder, Order, SequentialOrder, permute
+from pipeline.data.order import FullOrder, Order, SequentialOrder
 from pipeline.shards.keyed import make_key, random_bits
+from pipeline.shards.permutation import permute
 
 GOLDEN_PERMUTATION = [850, 936, 392, 106, 572, 341, 108, 727]
 GOLDEN_BATCHES = [[3, 4, 5, 2], [7, 8, 6, 9]]

@@ -1,16 +1,26 @@
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
+from typing import Any
+from unittest import mock
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from data_prep import listing as listing_module
+from data_prep import plan as plan_module
+from data_prep.listing import ListingWriter
 from data_prep.plan import Plan, make_plan, read_planned_shard, shard_sizes, write_plan
 from data_prep.sources.base import Items
 from pipeline.shards.record import END_OF_ARCHIVE
+from pipeline.shards.task import Task
 
+SCRATCH = tempfile.TemporaryDirectory()
 SIZES = st.lists(st.integers(1, 40).map(lambda blocks: 512 * blocks), min_size=1, max_size=200)
 
 
@@ -28,14 +38,26 @@ def make_items(sizes_bytes: list[int], *, num_classes: int = 3) -> Items:
 
 
 def plan_of(items: Items, *, seed: int = 0, split: str = "train", shard_bytes: int = 100_000) -> Plan:
-    return make_plan(items, split=split, seed=seed, stored_sizes_bytes=items.sizes_bytes, shard_bytes=shard_bytes)
+    path = Path(tempfile.mkdtemp(dir=SCRATCH.name)) / "items.arrow"
+    with ListingWriter(path, task=Task.classification) as writer:
+        writer.add(items)
+    return make_plan(writer.listing, split=split, seed=seed, record_bytes=lambda sizes: sizes, shard_bytes=shard_bytes)
+
+
+def rows_of(plan: Plan) -> list[dict[str, Any]]:
+    return pa.concat_tables(plan.tables()).to_pylist()
+
+
+def store_plan(plan: Plan, path: Path) -> None:
+    with path.open("wb") as stream:
+        write_plan(plan, stream)
 
 
 @given(SIZES, st.integers(-3, 2**70), st.integers(1, 300_000))
 def test_every_item_is_planned_exactly_once_and_keeps_its_row(sizes: list[int], seed: int, shard_bytes: int) -> None:
     items = make_items(sizes)
     plan = plan_of(items, seed=seed, shard_bytes=shard_bytes)
-    planned = plan.table.to_pylist()
+    planned = rows_of(plan)
     assert [row["row"] for row in planned] == list(range(len(items)))
     columns = (items.source_keys, items.labels.tolist(), items.paths, items.offsets.tolist(), sizes)
     wanted = sorted(zip(*columns, strict=True))
@@ -48,7 +70,7 @@ def test_every_item_is_planned_exactly_once_and_keeps_its_row(sizes: list[int], 
 @given(SIZES, st.integers(1, 300_000))
 def test_no_shard_is_over_the_target_unless_one_record_is(sizes: list[int], shard_bytes: int) -> None:
     plan = plan_of(make_items(sizes), shard_bytes=shard_bytes)
-    stored = np.array([row["size_bytes"] for row in plan.table.to_pylist()])
+    stored = np.array([row["size_bytes"] for row in rows_of(plan)])
     shards = [stored[start:end] for start, end in zip(plan.shard_starts[:-1], plan.shard_starts[1:], strict=True)]
     for records in shards:
         assert records.sum() + len(END_OF_ARCHIVE) <= max(shard_bytes, max(sizes) + len(END_OF_ARCHIVE))
@@ -66,7 +88,7 @@ def test_shards_of_equal_records_differ_by_one_record_at_most(num_items: int, re
 def test_a_plan_depends_on_seed_and_split_and_nothing_else() -> None:
     items = make_items([512] * 300)
     keys = [
-        tuple(plan_of(items, seed=seed, split=split).table["source_key"].to_pylist())
+        tuple(row["source_key"] for row in rows_of(plan_of(items, seed=seed, split=split)))
         for seed, split in ((0, "train"), (0, "train"), (1, "train"), (0, "val"))
     ]
     assert keys[0] == keys[1]
@@ -76,7 +98,7 @@ def test_a_plan_depends_on_seed_and_split_and_nothing_else() -> None:
 @pytest.mark.parametrize("shard_bytes", [20_000, 10**9])
 def test_a_source_sorted_by_class_ends_up_mixed_over_all_shards(shard_bytes: int) -> None:
     """Of 3 equal classes a third of each half, within 4 standard deviations of drawing without replacement."""
-    labels = np.array(plan_of(make_items([512] * 3000), shard_bytes=shard_bytes).table["label"].to_pylist())
+    labels = np.array([row["label"] for row in rows_of(plan_of(make_items([512] * 3000), shard_bytes=shard_bytes))])
     for half in (labels[:1500], labels[1500:]):
         assert np.abs(np.bincount(half) - 500).max() < 4 * np.sqrt(1500 * (1 / 3) * (2 / 3) / 2)
     assert np.abs(np.corrcoef(labels[:-1], labels[1:])[0, 1]) < 4 / np.sqrt(3000)
@@ -88,16 +110,17 @@ def test_stored_shards_are_the_rows_of_the_table(
 ) -> None:
     plan = plan_of(make_items(sizes), shard_bytes=shard_bytes)
     path = tmp_path_factory.getbasetemp() / "train.parquet"
-    write_plan(plan, path)
-    rows = plan.table.to_pylist()
-    assert shard_sizes(path) == np.diff(plan.shard_starts).tolist()
+    store_plan(plan, path)
+    stored = pq.ParquetFile(path)
+    rows = rows_of(plan)
+    assert shard_sizes(stored) == np.diff(plan.shard_starts).tolist()
     for number, (start, end) in enumerate(zip(plan.shard_starts[:-1], plan.shard_starts[1:], strict=True)):
-        assert read_planned_shard(path, number=number) == rows[start:end]
+        assert read_planned_shard(stored, number=number) == rows[start:end]
 
 
 def test_equal_plans_are_equal_bytes(tmp_path: Path) -> None:
     for name in ("a", "b"):
-        write_plan(plan_of(make_items([512] * 50), shard_bytes=5000), tmp_path / name)
+        store_plan(plan_of(make_items([512] * 50), shard_bytes=5000), tmp_path / name)
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
 
@@ -111,3 +134,44 @@ def test_a_fingerprint_tells_any_other_item_or_cut() -> None:
         plan_of(make_items([512] * 9), shard_bytes=3000),
     ]
     assert len({plan.fingerprint for plan in (plain, *others)}) == 5
+
+
+@given(SIZES, st.integers(1, 300_000), st.integers(1, 50))
+def test_memory_saving_pieces_do_not_show(sizes: list[int], shard_bytes: int, piece_rows: int) -> None:
+    """A listing and a plan made in pieces are those made in one."""
+    items = make_items(sizes)
+    whole = plan_of(items, shard_bytes=shard_bytes)
+    rows = rows_of(whole)
+    with (
+        mock.patch.object(plan_module, "PIECE_ROWS", piece_rows),
+        mock.patch.object(listing_module, "MAX_BATCH_ITEMS", piece_rows),
+    ):
+        pieced = plan_of(items, shard_bytes=shard_bytes)
+        assert rows_of(pieced) == rows
+        assert pieced.shard_starts.tolist() == whole.shard_starts.tolist()
+
+
+def test_several_labels_boxes_and_details_come_back(tmp_path: Path) -> None:
+    items = Items(
+        labels=[[], [0, 3], [2]],
+        source_keys=["é", "b", "c"],
+        paths=["x.zip"] * 3,
+        offsets=np.arange(3),
+        sizes_bytes=np.full(3, 10),
+        boxes=np.arange(12, dtype=np.int32).reshape(3, 4),
+        details=["{}", '{"a":1}', "{}"],
+    )
+    with ListingWriter(tmp_path / "items.arrow", task=Task.multilabel) as writer:
+        writer.add(items)
+    rows = {row["source_key"]: row for row in writer.listing.rows(np.array([2, 0, 1])).to_pylist()}
+    assert list(rows) == ["c", "é", "b"]
+    assert rows["b"] == {
+        "labels": [0, 3],
+        "source_key": "b",
+        "path": "x.zip",
+        "offset": 1,
+        "size_bytes": 10,
+        "box": [4, 5, 6, 7],
+        "details": '{"a":1}',
+    }
+    assert writer.listing.label_bytes == 512

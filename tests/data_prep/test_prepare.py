@@ -95,7 +95,9 @@ def test_the_same_command_with_1_and_4_workers_gives_equal_trees(tmp_path: Path,
         shutil.rmtree(out)
     assert trees[0] == trees[1] == trees[2]
     assert sum(name.endswith(".tar") for name in trees[0]) >= 4
-    assert not any("receipt" in name or "part" in name.split(".")[-1:] or "lock" in name for name in trees[0])
+    assert not any(
+        name.endswith(".receipt.json") or "part" in name.split(".")[-1:] or "lock" in name for name in trees[0]
+    )
 
 
 def test_a_finished_data_set_is_left_alone(tmp_path: Path, pets: Path, built: list[str]) -> None:
@@ -122,7 +124,7 @@ def test_finished_shards_are_not_built_again(
         raise PulledPlug
 
     with monkeypatch.context() as patch:
-        patch.setattr(prepare_module, "_finish", stop)
+        patch.setattr(prepare_module, "finish", stop)
         with pytest.raises(PulledPlug):
             prepare_pictures(pets, out, SMALL_SHARDS)
     assert built == all_built

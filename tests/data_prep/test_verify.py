@@ -17,6 +17,7 @@ from data_prep.verify import EXIT_DAMAGED, find_faults, main
 from pipeline.shards.errors import DamageError, UserError
 from pipeline.shards.index import encode_index, read_index
 from pipeline.shards.manifest import DataSet, publish_data_set, publish_manifest, read_data_set
+from pipeline.shards.publish import publish_into
 from pipeline.shards.record import PackedLayout
 from tiny_data import copy_of, prepare_pictures, run_module, write_packed_set, write_pictures
 
@@ -213,9 +214,9 @@ def rewrite(root: Path, change: Callable[[Any, bytearray], None]) -> None:
         row["index"]["sha256"] = hashlib.sha256(sidecar.read_bytes()).hexdigest()
         entries.append(row)
     content_of = json.loads((root / "dataset.json").read_bytes())
-    content_of["splits"]["train"] = publish_manifest(root / "train", split="train", shardlist=entries)
+    content_of["splits"]["train"] = publish_manifest(publish_into(root / "train"), split="train", shardlist=entries)
     del content_of["checksum"]
-    publish_data_set(root, content_of)
+    publish_data_set(publish_into(root), content_of)
 
 
 def crc_again(rows: Any, content: bytearray) -> None:
@@ -284,7 +285,7 @@ def test_images_that_cannot_be_decoded_are_found_behind_right_checksums(tmp_path
 
 
 def test_a_newer_data_set_that_is_whole_is_an_error_of_the_user(root: Path) -> None:
-    publish_data_set(root, {"format_version": 2})
+    publish_data_set(publish_into(root), {"format_version": 2})
     with pytest.raises(UserError, match="format version 2") as told:
         main([f"path={root}"])
     assert not isinstance(told.value, DamageError)

@@ -12,6 +12,7 @@ import numpy as np
 
 from pipeline.shards.check import find_damage, find_malformed
 from pipeline.shards.manifest import DataSet, publish_data_set, publish_manifest, publish_rejected, read_data_set
+from pipeline.shards.publish import publish_into
 from pipeline.shards.record import PackedLayout
 from pipeline.shards.writer import ShardWriter
 from tiny_data import ROOT, Pixels
@@ -27,7 +28,7 @@ def example_pixels(row: int) -> Pixels:
 def write_example(root: Path) -> DataSet:
     """Write the example of the document: two pictures, dog/1.png and cat/2.png."""
     (root / "train").mkdir(parents=True)
-    with ShardWriter(root / "train", number=0) as writer:
+    with ShardWriter(publish_into(root / "train"), number=0) as writer:
         for row, (label, source_key) in enumerate([(1, b"dog/1.png"), (0, b"cat/2.png")]):
             writer.add(
                 LAYOUT.pack(key=f"{row:09d}", label=label, image_HWC=example_pixels(row)),
@@ -41,15 +42,17 @@ def write_example(root: Path) -> DataSet:
     assert writer.entry is not None
     facts = {name: getattr(LAYOUT, name) for name in ("height", "width", "channels", "record_bytes", "pixel_offset")}
     publish_data_set(
-        root,
+        publish_into(root),
         {
             "name": "pets",
             "task": "classification",
             "classes": ["cat", "dog"],
             "layout": {"kind": "packed", **facts},
-            "splits": {"train": publish_manifest(root / "train", split="train", shardlist=[writer.entry])},
+            "splits": {
+                "train": publish_manifest(publish_into(root / "train"), split="train", shardlist=[writer.entry])
+            },
             "statistics": {"mean": [57.5, 58.5, 59.5], "std": [50.5, 50.5, 50.5]},
-            "rejected": publish_rejected(root, []),
+            "rejected": publish_rejected(publish_into(root), []),
             "provenance": {"seed": 0},
         },
     )

