@@ -10,6 +10,7 @@ from data_prep.config import PREPARE_SCHEMAS, PrepareConfig
 from data_prep.prepare import prepare
 from pipeline.compose import compose, help_text
 from pipeline.shards.errors import run_entry_point
+from pipeline.shards.task import Task
 
 SUMMARY = """Turn an image collection into streaming tar shards.
 
@@ -28,7 +29,7 @@ def main(argv: list[str]) -> int:
     data_set = prepare(config)
     counts = ", ".join(f"{split.num_samples:,} {name}" for name, split in data_set.splits.items())
     sys.stdout.write(f"{data_set.name}: {counts} samples of {data_set.num_classes} classes in {config.out}\n")
-    if data_set.packed is not None:  # training reads no other layout yet
+    if data_set.packed is not None and data_set.task is Task.classification:  # training reads nothing else yet
         sys.stdout.write(f"train on it: python -m pipeline.train {shlex.quote(f'data.path={config.out}')}\n")
     return 0
 

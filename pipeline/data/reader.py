@@ -19,6 +19,7 @@ from pipeline.shards.index import check_index, read_index
 from pipeline.shards.manifest import DataSet
 from pipeline.shards.mapping import MappedFiles
 from pipeline.shards.record import PIXEL_ALIGNMENT_BYTES
+from pipeline.shards.task import Task
 
 Int64Array = npt.NDArray[np.int64]
 
@@ -42,6 +43,8 @@ class PackedReader:
                 f"{data_set.root}: holds the encoded layout, training reads the packed one:"
                 " prepare it again with layout=packed"
             )
+        if data_set.task is not Task.classification:
+            raise UserError(f"{data_set.root}: holds several labels an image; training takes data sets of one label yet")
         self.data_set = data_set
         self.layout = data_set.packed
         self._element = next(dtype for dtype in ELEMENTS if self.layout.pixel_bytes % dtype.itemsize == 0)
