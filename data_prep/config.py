@@ -143,6 +143,41 @@ class WebdatasetSourceConfig(SourceConfig):
     classes: str | None = field(default=None, metadata={"help": "file of class names, one a line; null: the labels"})
 
 
+@dataclass(slots=True, kw_only=True)
+class Imagenet1kSourceConfig(SourceConfig):
+    root: str = field(
+        default="data/downloads",
+        metadata={"help": "folder or URL with the ILSVRC2012 tars and the devkit, or folder with Kaggle's tree or zip"},
+    )
+
+
+@dataclass(slots=True, kw_only=True)
+class Imagenet21kSourceConfig(SourceConfig):
+    root: str = field(
+        default="data/downloads",
+        metadata={"help": "folder or URL with class tars (n00004475.tar), or one tar or tar.gz of them"},
+    )
+    min_images: int = field(default=1, metadata={"help": "classes with fewer images are left out; 500 is usual"})
+    val_per_class: int = field(
+        default=50, metadata={"help": "images of each class held out for val, but at most a tenth of it; 0 for none"}
+    )
+
+    def __post_init__(self) -> None:
+        if self.min_images < 1 or self.val_per_class < 0:
+            raise ValueError(
+                f"source.min_images={self.min_images}, source.val_per_class={self.val_per_class}:"
+                " at least 1 and 0 wanted"
+            )
+
+
+@dataclass(slots=True, kw_only=True)
+class TinyImagenetSourceConfig(SourceConfig):
+    root: str = field(
+        default="data/downloads",
+        metadata={"help": "folder or URL with tiny-imagenet-200.zip, or folder with what it unpacks to"},
+    )
+
+
 class Fit(Enum):
     """How an image of another shape becomes height x width."""
 
@@ -287,6 +322,9 @@ PREPARE_SCHEMAS = {
     "source/jsonl": JsonlSourceConfig,
     "source/parquet": ParquetSourceConfig,
     "source/webdataset": WebdatasetSourceConfig,
+    "source/imagenet1k": Imagenet1kSourceConfig,
+    "source/imagenet21k": Imagenet21kSourceConfig,
+    "source/tiny_imagenet": TinyImagenetSourceConfig,
     "layout/packed": PackedLayoutConfig,
     "layout/encoded": EncodedLayoutConfig,
     "engine/local": LocalEngineConfig,

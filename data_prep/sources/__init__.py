@@ -12,6 +12,7 @@ from data_prep.config import (
     DefaultSourceConfig,
     FolderSourceConfig,
     IdxSourceConfig,
+    Imagenet1kSourceConfig,
     SourceConfig,
     SyntheticSourceConfig,
 )
@@ -21,6 +22,7 @@ from data_prep.sources.coco import open_coco
 from data_prep.sources.default import open_default
 from data_prep.sources.folder import open_folder
 from data_prep.sources.idx import open_idx
+from data_prep.sources.imagenet1k import open_imagenet1k
 from data_prep.sources.synthetic import SyntheticSource
 
 
@@ -47,6 +49,8 @@ def open_source(config: SourceConfig, *, resolution: int | None) -> Source:
             return open_default(config.root)
         case CocoSourceConfig():
             return open_coco(config.root, task=config.task, min_size=config.min_size)
+        case Imagenet1kSourceConfig():
+            return open_imagenet1k(config.root)
         case SyntheticSourceConfig():
             return SyntheticSource(
                 samples=config.samples,

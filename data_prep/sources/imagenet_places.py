@@ -1,0 +1,235 @@
+"""Where the two splits of ImageNet-1k lie below a root, and their images: archives, folders, or Kaggle's one zip.
+
+    train, val = find_places(open_store("imagenet"))    # the tars, else class folders, else Kaggle's zip, else None
+    train.class_ids()                                   # ["n01440764", ...]
+    val.images()                                        # [(Image("ILSVRC2012_val_00000001.JPEG", ...), None), ...]
+
+Keys are the same in every form: `n01440764/n01440764_10026.JPEG` and `ILSVRC2012_val_00000001.JPEG`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Protocol
+
+from data_prep.archives.tar import walk_tar
+from data_prep.archives.zip import ZipEntry, list_zip
+from data_prep.sources.class_tars import (
+    ClassTar,
+    Image,
+    images_of,
+    is_image,
+    sorted_images,
+    tars_inside,
+    tell_others,
+)
+from data_prep.sources.wordnet import MAX_SYNSETS, is_wordnet_id
+from pipeline.shards.errors import UserError
+from pipeline.storage import Store
+
+TRAIN_ARCHIVE = "ILSVRC2012_img_train.tar"
+VAL_ARCHIVE = "ILSVRC2012_img_val.tar"
+KAGGLE_ZIP = "imagenet-object-localization-challenge.zip"
+KAGGLE_FOLDER = "ILSVRC/Data/CLS-LOC"
+# Below the root, where the root is the folder above ILSVRC, ILSVRC itself, or CLS-LOC.
+FOLDERS = (f"{KAGGLE_FOLDER}/", "Data/CLS-LOC/", "")
+# No genuine image comes near: the largest of ImageNet has about 15 MB.
+MAX_IMAGE_BYTES = 1 << 30
+
+
+class Train(Protocol):
+    """The training images by class."""
+
+    def class_ids(self) -> list[str]:
+        """Return the sorted WordNet ids of the classes that are there."""
+
+    def images(self) -> Iterator[tuple[str, list[Image]]]:
+        """Yield each class with its images, classes by id and images by key."""
+
+
+class Val(Protocol):
+    """The validation images."""
+
+    def images(self) -> list[tuple[Image, str | None]]:
+        """Return the images, sorted by key, each with its class where a folder says it."""
+
+
+def find_places(store: Store) -> tuple[Train | None, Val | None]:
+    """Return where the training and the validation images lie below a store's root, each in the first form found."""
+    kaggle_zip = _Zip(store) if store.size_of(KAGGLE_ZIP) is not None else None
+    return _find_train(store, kaggle_zip), _find_val(store, kaggle_zip)
+
+
+def _find_train(store: Store, kaggle_zip: _Zip | None) -> Train | None:
+    if store.size_of(TRAIN_ARCHIVE) is not None:
+        return _TrainTar(store)
+    for prefix in FOLDERS:
+        if any(map(is_wordnet_id, _folder_names(store, f"{prefix}train"))):
+            return _ClassFolders(store, f"{prefix}train")
+    return _ZipTrain(kaggle_zip) if kaggle_zip else None
+
+
+def _find_val(store: Store, kaggle_zip: _Zip | None) -> Val | None:
+    if store.size_of(VAL_ARCHIVE) is not None:
+        return _ValTar(store)
+    for prefix in FOLDERS:
+        names = _folder_names(store, f"{prefix}val")
+        if any(is_wordnet_id(name) or name.startswith("ILSVRC2012_val_") for name in names):
+            return _ValFolder(store, f"{prefix}val")
+    return _ZipVal(kaggle_zip) if kaggle_zip else None
+
+
+@dataclass(frozen=True)
+class _TrainTar:
+    """The tar of class tars."""
+
+    store: Store
+
+    @cached_property
+    def _tars(self) -> list[ClassTar]:
+        return tars_inside(self.store, TRAIN_ARCHIVE)
+
+    def class_ids(self) -> list[str]:
+        return [tar.class_id for tar in self._tars]
+
+    def images(self) -> Iterator[tuple[str, list[Image]]]:
+        for tar, images in images_of(self.store, self._tars):
+            yield tar.class_id, images
+
+
+@dataclass(frozen=True)
+class _ClassFolders:
+    """A folder of class folders on this machine."""
+
+    store: Store
+    folder: str
+
+    def class_ids(self) -> list[str]:
+        return sorted(filter(is_wordnet_id, _folder_names(self.store, self.folder)))
+
+    def images(self) -> Iterator[tuple[str, list[Image]]]:
+        others: Counter[str] = Counter()
+        for class_id in self.class_ids():
+            files = self.store.list_files(f"{self.folder}/{class_id}")
+            images = [
+                Image(file.name.removeprefix(f"{self.folder}/"), file.name, 0, file.size_bytes)
+                for file in files
+                if is_image(file.name, others=others)
+            ]
+            yield class_id, sorted_images(images, where=f"{self.store.location}/{self.folder}")
+        tell_others(others, where=f"{self.store.location}/{self.folder}")
+
+
+@dataclass(frozen=True)
+class _ValTar:
+    """The flat tar."""
+
+    store: Store
+
+    def images(self) -> list[tuple[Image, str | None]]:
+        files = [
+            Image(member.name, VAL_ARCHIVE, member.offset, member.size_bytes)
+            for member in walk_tar(self.store, VAL_ARCHIVE)
+        ]
+        return _val_images(files, where=f"{self.store.location}/{VAL_ARCHIVE}")
+
+
+@dataclass(frozen=True)
+class _ValFolder:
+    """A flat folder, or one of class folders as many make them, on this machine."""
+
+    store: Store
+    folder: str
+
+    def images(self) -> list[tuple[Image, str | None]]:
+        files = [
+            Image(file.name.removeprefix(f"{self.folder}/"), file.name, 0, file.size_bytes)
+            for file in self.store.list_files(self.folder)
+        ]
+        return _val_images(files, where=f"{self.store.location}/{self.folder}")
+
+
+@dataclass(frozen=True)
+class _Zip:
+    """Kaggle's zip; its list of 1.4 million entries is held in memory while it is planned from."""
+
+    store: Store
+
+    @cached_property
+    def entries(self) -> list[ZipEntry]:
+        return list_zip(self.store, KAGGLE_ZIP)
+
+    def images_below(self, folder: str) -> Iterator[Image]:
+        prefix = f"{KAGGLE_FOLDER}/{folder}/"
+        for entry in self.entries:
+            if entry.name.startswith(prefix):
+                yield Image(entry.name.removeprefix(prefix), KAGGLE_ZIP, entry.offset, entry.size_bytes)
+
+
+@dataclass(frozen=True)
+class _ZipTrain:
+    zip: _Zip
+
+    @cached_property
+    def _by_class(self) -> dict[str, list[Image]]:
+        others: Counter[str] = Counter()
+        found: dict[str, list[Image]] = {}
+        where = f"{self.zip.store.location}/{KAGGLE_ZIP}"
+        for image in self.zip.images_below("train"):
+            class_id, slash, _ = image.key.partition("/")
+            if not slash or not is_wordnet_id(class_id):
+                raise UserError(f"{where}: {image.key[:200]!r} lies in no class folder")
+            if is_image(image.key, others=others):
+                found.setdefault(class_id, []).append(image)
+            if len(found) > MAX_SYNSETS:
+                raise UserError(f"{where}: more than {MAX_SYNSETS:,} class folders; WordNet has fewer nouns")
+        tell_others(others, where=where)
+        return {class_id: sorted_images(found[class_id], where=where) for class_id in sorted(found)}
+
+    def class_ids(self) -> list[str]:
+        return list(self._by_class)
+
+    def images(self) -> Iterator[tuple[str, list[Image]]]:
+        yield from self._by_class.items()
+
+
+@dataclass(frozen=True)
+class _ZipVal:
+    zip: _Zip
+
+    def images(self) -> list[tuple[Image, str | None]]:
+        return _val_images(list(self.zip.images_below("val")), where=f"{self.zip.store.location}/{KAGGLE_ZIP}")
+
+
+def _val_images(files: list[Image], *, where: str) -> list[tuple[Image, str | None]]:
+    """Return the images among the files, sorted by name, with the class of each that lies in a class folder.
+
+    Their key is the bare name: what folders a tar or a tree puts around them says nothing but the class.
+    """
+    others: Counter[str] = Counter()
+    classes: dict[str, str | None] = {}
+    images = []
+    for file in files:
+        if not is_image(file.key, others=others):
+            continue
+        folders, _, name = file.key.rpartition("/")
+        folder = folders.rpartition("/")[2]
+        classes[name] = folder if is_wordnet_id(folder) else None
+        images.append(file._replace(key=name))
+    tell_others(others, where=where)
+    return [(image, classes[image.key]) for image in sorted_images(images, where=where)]
+
+
+def _folder_names(store: Store, folder: str) -> list[str]:
+    """Return the names in a folder on this machine; none where it is elsewhere or not there."""
+    path = store.local_path(folder)
+    try:
+        return os.listdir(path) if path is not None else []  # noqa: PTH208  # names alone, of up to 50,000 files
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        raise UserError(f"{path}: cannot be listed ({error.strerror})") from None
