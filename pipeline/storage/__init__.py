@@ -18,7 +18,7 @@ from pipeline.shards.errors import UserError
 from pipeline.storage.base import Store, StoredFile
 from pipeline.storage.local import LocalStore
 
-__all__ = ["Store", "StoredFile", "open_store"]
+__all__ = ["Store", "StoredFile", "is_local", "open_store"]
 
 REMOTE_SCHEMES = ("s3", "gs", "az", "http", "https")
 
@@ -42,3 +42,8 @@ def open_store(location: str) -> Store:
     from pipeline.storage.remote import RemoteStore  # with it comes obstore, which local use does without
 
     return RemoteStore(location)
+
+
+def is_local(store: Store) -> bool:
+    """Tell whether a store is a folder of this machine, at `store.location`."""
+    return isinstance(store, LocalStore)
