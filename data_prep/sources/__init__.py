@@ -9,10 +9,12 @@ from data_prep.config import (
     Cifar10SourceConfig,
     Cifar100SourceConfig,
     CocoSourceConfig,
+    CsvSourceConfig,
     DefaultSourceConfig,
     FolderSourceConfig,
     IdxSourceConfig,
     Imagenet1kSourceConfig,
+    JsonlSourceConfig,
     SourceConfig,
     SyntheticSourceConfig,
 )
@@ -23,6 +25,8 @@ from data_prep.sources.default import open_default
 from data_prep.sources.folder import open_folder
 from data_prep.sources.idx import open_idx
 from data_prep.sources.imagenet1k import open_imagenet1k
+from data_prep.sources.list_entries import csv_entries, jsonl_entries
+from data_prep.sources.lists import open_list
 from data_prep.sources.synthetic import SyntheticSource
 
 
@@ -51,6 +55,14 @@ def open_source(config: SourceConfig, *, resolution: int | None) -> Source:
             return open_coco(config.root, task=config.task, min_size=config.min_size)
         case Imagenet1kSourceConfig():
             return open_imagenet1k(config.root)
+        case CsvSourceConfig() | JsonlSourceConfig():
+            return open_list(
+                config.root,
+                entries=csv_entries if isinstance(config, CsvSourceConfig) else jsonl_entries,
+                images=config.images,
+                classes=config.classes,
+                val_frac=config.val_frac,
+            )
         case SyntheticSourceConfig():
             return SyntheticSource(
                 samples=config.samples,

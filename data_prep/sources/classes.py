@@ -12,6 +12,7 @@ import re
 from collections.abc import Collection, Iterable
 from typing import Any
 
+from data_prep.sources.spelling import shown
 from pipeline.shards.errors import UserError
 from pipeline.storage import open_store
 
@@ -39,7 +40,7 @@ def checked_classes(names: Iterable[Any], *, where: str) -> tuple[str, ...]:
             raise UserError(f"{where}: more than {MAX_CLASSES:,} classes; refused")
         if not is_name(name):
             raise UserError(
-                f"{where}: class {number} is {_short(name)}; one line of 1 to {MAX_NAME_CHARS} characters wanted"
+                f"{where}: class {number} is {shown(name)}; one line of 1 to {MAX_NAME_CHARS} characters wanted"
             )
         if first.setdefault(name, number) != number:
             raise UserError(f"{where}: classes {first[name]} and {number} are both called {name!r}; rename one")
@@ -102,8 +103,3 @@ def split_location(location: str) -> tuple[str, str]:
     """Return the folder and the name of a file given by its path or URL: ("s3://b/c", "d.csv"), (".", "d.csv")."""
     folder, slash, name = location.rpartition("/")
     return (folder or ("/" if slash else ".")), name
-
-
-def _short(value: Any) -> str:
-    spelling = ascii(value)
-    return spelling if len(spelling) <= 60 else spelling[:57] + "..."

@@ -22,6 +22,7 @@ import numpy.typing as npt
 
 from data_prep.sources.classes import MAX_CLASSES, checked_classes
 from data_prep.sources.json_stream import iterate_fields
+from data_prep.sources.spelling import is_utf8, shown
 from pipeline.shards.errors import UserError
 
 MAX_ID = 1 << 53
@@ -146,7 +147,7 @@ class _Row:
 
     def text(self, name: str, *, max_chars: int) -> str:
         value = self.value.get(name)
-        if not isinstance(value, str) or not 0 < len(value) <= max_chars or not _is_utf8(value):
+        if not isinstance(value, str) or not 0 < len(value) <= max_chars or not is_utf8(value):
             raise self.fault(name, f"text of 1 to {max_chars} characters")
         return value
 
@@ -162,8 +163,7 @@ class _Row:
         raise self.fault(name, f"[left, top, width, height] with numbers up to {MAX_SIDE} and sizes of at least 0")
 
     def fault(self, name: str, wanted: str) -> UserError:
-        got = ascii(self.value[name]) if name in self.value else "missing"
-        got = got if len(got) <= 80 else got[:77] + "..."
+        got = shown(self.value[name]) if name in self.value else "missing"
         return UserError(f"{self.where}: {self.place}.{name}: {got}; {wanted} wanted; get the file again")
 
 
@@ -219,12 +219,3 @@ def _places(
     if len(unknown):
         raise UserError(f"{where}: {ids[unknown[0]]} (annotations[{unknown[0]}]): there is no such {what}")
     return places
-
-
-def _is_utf8(text: str) -> bool:
-    """Tell whether a text can be stored as UTF-8; JSON can spell half a surrogate pair, which cannot."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True

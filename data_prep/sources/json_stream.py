@@ -116,8 +116,8 @@ class _Window:
                 problem = error.msg
             except (ValueError, RecursionError) as error:
                 raise self.fault(f"cannot be read ({error})") from None
-            # A number at the window's end may go on after it.
-            if problem is None and (end < len(self._text) or self._ended):
+            # A number may go on after the window's end; `e+1` is the longest that shows whether it does.
+            if problem is None and (end + 3 <= len(self._text) or self._ended):
                 self._at = end
                 return value
             if self._ended:
