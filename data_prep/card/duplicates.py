@@ -13,11 +13,9 @@ held.
 from __future__ import annotations
 
 import hashlib
-import os
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from data_prep.card.content_crc import CrcArray, crcs_of_zeros, middle_crc32
-from pipeline.shards.errors import DamageError
+from data_prep.card.shard_bytes import opened
 from pipeline.shards.index import read_index
 from pipeline.shards.manifest import DataSet, ShardEntry
 from pipeline.shards.record import BLOCK_BYTES
@@ -60,10 +58,14 @@ class Duplicates:
         return len(self.group_starts) - 1
 
     def group(self, number: int, *, limit: int | None = None) -> list[tuple[str, int]]:
-        """Return (split, id) of a group's members, at most the first `limit`."""
-        start, end = self.group_starts[number : number + 2]
-        members = self.numbers[start : end if limit is None else min(end, start + limit)]
+        """Return (split, id) of a group's members, rising; with a limit one of each split, then the first others."""
+        members = self.numbers[self.group_starts[number] : self.group_starts[number + 1]]
         places = np.searchsorted(self.split_starts, members, side="right") - 1
+        if limit is not None and len(members) > limit:
+            first_of_splits = np.unique(places, return_index=True)[1][:limit]
+            others = np.setdiff1d(np.arange(limit), first_of_splits)[: limit - len(first_of_splits)]
+            chosen = np.sort(np.concatenate([first_of_splits, others]))
+            members, places = members[chosen], places[chosen]
         return [
             (self.splits[place], int(member - self.split_starts[place]))
             for place, member in zip(places, members, strict=True)
@@ -190,7 +192,7 @@ def shard_content_crcs(shard: ShardEntry) -> CrcArray:
     after_bytes = (starts + rows["record_bytes"] - image_ends).astype(np.int64)
     # Less than a block is padding; a foreign record may have more members behind its image.
     after = crcs_of_zeros(BLOCK_BYTES)[np.minimum(after_bytes, BLOCK_BYTES)]
-    with _opened(shard) as read_at:
+    with opened(shard) as read_at:
         for record, (start, end) in enumerate(zip(starts.tolist(), image_starts.tolist(), strict=True)):
             before[record] = zlib.crc32(read_at(start, end - start))
         for record in np.flatnonzero(after_bytes >= BLOCK_BYTES).tolist():
@@ -208,7 +210,7 @@ def image_digests(shard: ShardEntry, records: IdArray) -> npt.NDArray[np.uint64]
     """Read some images of a shard and return the SHA-256 of each, uint64 (images, 4)."""
     rows = read_index(shard.index_path, num_samples=shard.num_samples)[records]
     digests = bytearray()
-    with _opened(shard) as read_at:
+    with opened(shard) as read_at:
         for offset, size in zip(rows["image_offset"].tolist(), rows["image_bytes"].tolist(), strict=True):
             digest = hashlib.sha256()
             for start in range(0, size, PIECE_BYTES):
@@ -228,23 +230,3 @@ def _places(data_set: DataSet, content_crcs: Mapping[str, CrcArray]) -> list[_Pl
             places.append(_Place(shard=shard, start=start, content_crcs=crcs))
             start += shard.num_samples
     return places
-
-
-@contextmanager
-def _opened(shard: ShardEntry) -> Iterator[Callable[[int, int], bytes]]:
-    """Yield a function that reads (offset, size in bytes) of a shard, all of it or DamageError."""
-    try:
-        descriptor = os.open(shard.path, os.O_RDONLY)
-    except OSError as error:
-        raise DamageError(f"{shard.path}: the shard cannot be read ({error.strerror})") from None
-
-    def read_at(offset: int, size_bytes: int) -> bytes:
-        content = os.pread(descriptor, size_bytes, offset)
-        if len(content) != size_bytes:
-            raise DamageError(f"{shard.path}: cut short: no {size_bytes} bytes at {offset}")
-        return content
-
-    try:
-        yield read_at
-    finally:
-        os.close(descriptor)

@@ -1,0 +1,397 @@
+"""Everything that a card shows, gathered from a finished data set and from what its preparation hands over.
+
+    facts = gather_facts(read_data_set(Path("data/pets")), sizes_before=sizes)
+    facts.splits[0].class_counts[3], facts.duplicates.shared
+
+Sidecars are read shard by shard, images only for the grid and the duplicates: memory does not grow with the images but
+for twenty bytes a sample while duplicates are sought. Nothing depends on a clock, a host or the path of the data set.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from itertools import combinations, islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from data_prep.card.command import command_of
+from data_prep.card.content_crc import CrcArray
+from data_prep.card.duplicates import Duplicates, find_duplicates
+from data_prep.card.samples import PickedIds, Thumbnail, thumbnail
+from data_prep.card.shard_bytes import opened
+from data_prep.card.sizes import SizeHistogram
+from pipeline.shards.errors import DamageError
+from pipeline.shards.index import IndexRows, check_index, read_index
+from pipeline.shards.keyed import make_key
+from pipeline.shards.manifest import DATA_SET_FILE, REJECTED_FILE, DataSet, ShardEntry, Split
+from pipeline.shards.record import PackedLayout
+from pipeline.shards.task import Task
+
+# Pictures of the first split's samples, and of each other split's; spread evenly over up to so many classes.
+NUM_PICTURES = 60
+NUM_OTHER_PICTURES = 20
+MAX_PICTURED_SPLITS = 4
+MAX_EVEN_CLASSES = 20
+MAX_SHOWN_GROUPS = 12
+MAX_SHOWN_MEMBERS = 6
+MAX_SHOWN_REJECTED = 50
+MAX_REASONS = 1000
+MAX_PROVENANCE_ROWS = 200
+MAX_PROVENANCE_DEPTH = 8
+OTHER_REASONS = "other reasons"
+SOURCE_SIZES = "source_sizes"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SplitFacts:
+    """Counts of one split.
+
+    Attributes:
+        class_counts: samples that carry each class.
+        label_counts: samples with 0, 1, 2, ... labels.
+    """
+
+    name: str
+    num_samples: int
+    num_shards: int
+    size_bytes: int
+    class_counts: tuple[int, ...]
+    label_counts: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SampleFacts:
+    """One sample; `picture` is None where it was not wanted or cannot be decoded."""
+
+    split: str
+    id: int
+    labels: tuple[int, ...]
+    source_key: str
+    width: int
+    height: int
+    picture: Thumbnail | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DuplicateGroup:
+    """Samples whose images are equal: how many, and the first of them, with a picture of the first."""
+
+    num_members: int
+    members: tuple[SampleFacts, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DuplicateFacts:
+    """Counts of exact duplicates and some examples, those across splits first.
+
+    Attributes:
+        num_groups: groups of two or more equal images.
+        num_conflicting: groups whose members do not all carry the same labels.
+        copies: (split, samples that repeat another of the split).
+        shared: (split, other, samples of `split` whose image is in `other`), `other` being the earlier split.
+    """
+
+    num_groups: int
+    num_conflicting: int
+    copies: tuple[tuple[str, int], ...]
+    shared: tuple[tuple[str, str, int], ...]
+    examples: tuple[DuplicateGroup, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RejectedItem:
+    split: str
+    source_key: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RejectedFacts:
+    """Items left out: how many, the most frequent reasons with numbers in them made equal, and the first items."""
+
+    num_items: int
+    reasons: tuple[tuple[str, int], ...]
+    examples: tuple[RejectedItem, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CardFacts:
+    """All that a card shows.
+
+    Attributes:
+        class_ids: the source's own ids, equal to `classes` where it has none.
+        channels: names of the channels of `mean` and `std`, which are in 0..255; empty where nothing was decoded.
+        sizes_before: of the source's images; None where they are not known.
+        provenance: (dotted name, value) of what the data set was prepared with.
+        command: what to type to make the data set again; None where that is not known.
+    """
+
+    name: str
+    task: Task
+    classes: tuple[str, ...]
+    class_ids: tuple[str, ...]
+    packed: PackedLayout | None
+    splits: tuple[SplitFacts, ...]
+    channels: tuple[str, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    sizes_before: SizeHistogram | None
+    sizes_after: SizeHistogram
+    samples: tuple[SampleFacts, ...]
+    duplicates: DuplicateFacts
+    rejected: RejectedFacts
+    provenance: tuple[tuple[str, str], ...]
+    command: str | None
+
+    @property
+    def num_samples(self) -> int:
+        return sum(split.num_samples for split in self.splits)
+
+    @property
+    def size_bytes(self) -> int:
+        return sum(split.size_bytes for split in self.splits)
+
+
+def gather_facts(
+    data_set: DataSet,
+    *,
+    sizes_before: SizeHistogram | None = None,
+    command: str | None = None,
+    content_crcs: Mapping[str, CrcArray] | None = None,
+) -> CardFacts:
+    """Read a finished data set's sidecars, and as many of its images as the card needs.
+
+    Args:
+        data_set: as `read_data_set` gave it.
+        sizes_before: sizes of the source's images, counted while they were prepared; where None, those under
+            `source_sizes` in dataset.json, if any.
+        command: what to type to make the data set again; where None, it is spelled from the provenance.
+        content_crcs: as `find_duplicates` takes them, to spare it a look into every record.
+
+    Raises:
+        DamageError: a file is missing or is not what the manifest says.
+    """
+    # read_data_set has checked it.
+    content = json.loads((data_set.root / DATA_SET_FILE).read_bytes())
+    provenance = content.get("provenance")
+    provenance = provenance if isinstance(provenance, dict) else {}
+    sizes_after = SizeHistogram()
+    splits, samples = [], []
+    for number, split in enumerate(data_set.splits.values()):
+        num_pictures = (NUM_PICTURES if number == 0 else NUM_OTHER_PICTURES) if number < MAX_PICTURED_SPLITS else 0
+        counted, picked = _count_split(data_set, split, sizes=sizes_after, num_pictures=num_pictures)
+        splits.append(counted)
+        samples += read_samples(data_set, [(split.name, number) for number in picked], pictured=True)
+    statistics = data_set.statistics
+    mean, std = (statistics.mean, statistics.std) if statistics else ((), ())
+    return CardFacts(
+        name=data_set.name,
+        task=data_set.task,
+        classes=data_set.classes,
+        class_ids=data_set.class_ids,
+        packed=data_set.packed,
+        splits=tuple(splits),
+        channels={0: (), 1: ("grey",), 3: ("red", "green", "blue")}[len(mean)],
+        mean=mean,
+        std=std,
+        sizes_before=sizes_before or _read_source_sizes(content.get(SOURCE_SIZES)),
+        sizes_after=sizes_after,
+        samples=tuple(samples),
+        duplicates=_duplicate_facts(data_set, find_duplicates(data_set, content_crcs=content_crcs)),
+        rejected=_rejected_facts(data_set),
+        provenance=tuple(islice(_flat(provenance), MAX_PROVENANCE_ROWS)),
+        command=command or command_of(provenance, num_rejected=data_set.num_rejected),
+    )
+
+
+def _read_source_sizes(value: Any) -> SizeHistogram | None:
+    """Return the sizes of the source's images where dataset.json has them, in a form that we know."""
+    try:
+        return SizeHistogram.from_plain(value)
+    except ValueError:
+        return None
+
+
+def read_samples(data_set: DataSet, places: list[tuple[str, int]], *, pictured: bool) -> list[SampleFacts]:
+    """Look up samples given by (split, id), in their order, with small pictures where `pictured`."""
+    found = []
+    for name, number in places:
+        shard, record = _locate(data_set.split(name), number)
+        row = _read_rows(data_set, shard)[record]
+        picture = None
+        if pictured:
+            with opened(shard) as read_at:
+                picture = thumbnail(read_at(int(row["image_offset"]), int(row["image_bytes"])), packed=data_set.packed)
+        found.append(
+            SampleFacts(
+                split=name,
+                id=number,
+                labels=tuple(label for label in labels_of(row[None])[0].tolist() if label >= 0),
+                source_key=bytes(row["source_key"]).decode("utf-8", "replace"),
+                width=int(row["width"]),
+                height=int(row["height"]),
+                picture=picture,
+            )
+        )
+    return found
+
+
+def labels_of(rows: IndexRows) -> npt.NDArray[np.int64]:
+    """Return the labels of sidecar rows, int64 (rows, labels), -1 where there is none."""
+    column = "labels" if "labels" in (rows.dtype.names or ()) else "label"
+    return rows[column].reshape(len(rows), -1).astype(np.int64)
+
+
+def _count_split(
+    data_set: DataSet, split: Split, *, sizes: SizeHistogram, num_pictures: int
+) -> tuple[SplitFacts, list[int]]:
+    """Count a split, add to `sizes`, and return its counts and the ids of the samples to show."""
+    num_classes = data_set.num_classes
+    class_counts = np.zeros(num_classes, dtype=np.int64)
+    label_counts = np.zeros(1, dtype=np.int64)
+    even = data_set.task is Task.classification and num_classes <= MAX_EVEN_CLASSES
+    num_each = num_pictures // num_classes if even else num_pictures
+    picked = PickedIds(key=make_key("card", split.name), num_each=num_each)
+    first_id = 0
+    for shard in split.shards:
+        rows = _read_rows(data_set, shard)
+        labels = labels_of(rows)
+        class_counts += np.bincount(labels[labels >= 0], minlength=num_classes)
+        counted = np.bincount((labels >= 0).sum(axis=1))
+        longer, shorter = sorted((label_counts, counted), key=len, reverse=True)
+        label_counts = longer.copy()
+        label_counts[: len(shorter)] += shorter
+        sizes.add_many(rows["width"], rows["height"])
+        if num_pictures:
+            picked.add(groups=labels[:, 0] if even else np.zeros(len(rows), dtype=np.int64), first_id=first_id)
+        first_id += len(rows)
+    facts = SplitFacts(
+        name=split.name,
+        num_samples=split.num_samples,
+        num_shards=len(split.shards),
+        size_bytes=sum(shard.size_bytes for shard in split.shards),
+        class_counts=tuple(class_counts.tolist()),
+        label_counts=tuple(label_counts.tolist()),
+    )
+    return facts, picked.ids()
+
+
+def _read_rows(data_set: DataSet, shard: ShardEntry) -> IndexRows:
+    rows = read_index(shard.index_path, num_samples=shard.num_samples)
+    check_index(
+        shard.index_path,
+        rows,
+        shard_bytes=shard.size_bytes,
+        num_classes=data_set.num_classes,
+        packed=data_set.packed,
+        task=data_set.task,
+    )
+    return rows
+
+
+def _locate(split: Split, number: int) -> tuple[ShardEntry, int]:
+    """Return the shard of sample `number` of a split, and its place there."""
+    for shard in split.shards:
+        if number < shard.num_samples:
+            return shard, number
+        number -= shard.num_samples
+    raise IndexError(f"split {split.name}: no sample {number}")
+
+
+def _duplicate_facts(data_set: DataSet, duplicates: Duplicates) -> DuplicateFacts:
+    spread = (duplicates.group_sizes() > 0).sum(axis=1)
+    # Leakage first; among equals, in the order of the samples.
+    shown = np.argsort(-spread, kind="stable")[:MAX_SHOWN_GROUPS].tolist()
+    examples = []
+    for number in shown:
+        first, *others = duplicates.group(number, limit=MAX_SHOWN_MEMBERS)
+        start, end = duplicates.group_starts[number : number + 2]
+        members = read_samples(data_set, [first], pictured=True) + read_samples(data_set, others, pictured=False)
+        examples.append(DuplicateGroup(num_members=int(end - start), members=tuple(members)))
+    return DuplicateFacts(
+        num_groups=duplicates.num_groups,
+        num_conflicting=count_conflicting(data_set, duplicates),
+        copies=tuple((split, duplicates.num_copies(split)) for split in duplicates.splits),
+        shared=tuple(
+            (split, other, duplicates.num_shared(split, other)) for other, split in combinations(duplicates.splits, 2)
+        ),
+        examples=tuple(examples),
+    )
+
+
+def count_conflicting(data_set: DataSet, duplicates: Duplicates) -> int:
+    """Return the number of groups of equal images whose members do not all carry the same labels."""
+    if not duplicates.num_groups:
+        return 0
+    order = np.argsort(duplicates.numbers)
+    in_order = duplicates.numbers[order]
+    pieces, start = [], 0
+    for split in data_set.splits.values():
+        for shard in split.shards:
+            first, end = np.searchsorted(in_order, [start, start + shard.num_samples])
+            if first < end:
+                rows = read_index(shard.index_path, num_samples=shard.num_samples)
+                pieces.append(labels_of(rows[in_order[first:end] - start]))
+            start += shard.num_samples
+    width = max(piece.shape[1] for piece in pieces)
+    labels = np.empty((len(order), width), dtype=np.int64)
+    labels[order] = np.concatenate(
+        [np.pad(piece, ((0, 0), (0, width - piece.shape[1])), constant_values=-1) for piece in pieces]
+    )
+    starts = duplicates.group_starts[:-1]
+    firsts = np.repeat(labels[starts], np.diff(duplicates.group_starts), axis=0)
+    differs = (labels != firsts).any(axis=1)
+    return int(np.logical_or.reduceat(differs, starts).sum())
+
+
+def _rejected_facts(data_set: DataSet) -> RejectedFacts:
+    """Read rejected.jsonl line by line; reasons that differ in numbers alone are counted as one."""
+    counts: Counter[str] = Counter()
+    spellings: dict[str, str] = {}
+    examples: list[RejectedItem] = []
+    for item in _read_rejected(data_set.root / REJECTED_FILE):
+        kind = re.sub(r"\d+", "…", item.reason)
+        if kind not in counts and len(counts) >= MAX_REASONS:
+            kind = OTHER_REASONS
+        # One spelling is shown as it is.
+        if spellings.setdefault(kind, item.reason) != item.reason:
+            spellings[kind] = kind
+        counts[kind] += 1
+        if len(examples) < MAX_SHOWN_REJECTED:
+            examples.append(item)
+    reasons = sorted(counts, key=lambda kind: (-counts[kind], kind))
+    return RejectedFacts(
+        num_items=counts.total(),
+        reasons=tuple((spellings[kind], counts[kind]) for kind in reasons),
+        examples=tuple(examples),
+    )
+
+
+def _read_rejected(path: Path) -> Iterator[RejectedItem]:
+    try:
+        with path.open(encoding="utf-8") as stream:
+            for line in stream:
+                row = json.loads(line)
+                yield RejectedItem(**{name: str(row[name]) for name in ("split", "source_key", "reason")})
+    except FileNotFoundError:
+        raise DamageError(f"{path}: missing") from None
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise DamageError(f"{path}: not of the form in docs/FORMAT.md ({error!r})") from None
+
+
+def _flat(value: Any, *, path: str = "") -> Iterator[tuple[str, str]]:
+    """Yield (dotted name, text) of every scalar in plain JSON."""
+    if isinstance(value, dict) and path.count(".") < MAX_PROVENANCE_DEPTH:
+        for name, inner in value.items():
+            yield from _flat(inner, path=f"{path}.{name}" if path else name)
+    elif isinstance(value, str):
+        yield path, value
+    else:
+        yield path, json.dumps(value, ensure_ascii=False)

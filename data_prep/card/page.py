@@ -1,0 +1,103 @@
+"""The card itself: one HTML file that needs no network and no script, for light and dark, wide and narrow screens.
+
+    write_card(Path("data/pets"), gather_facts(data_set))       # data/pets/card.html
+
+Equal facts give equal bytes. Its own content policy forbids scripts and everything that is not in the file; whatever
+comes from the data is escaped besides.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from data_prep.card import sections
+from data_prep.card.facts import CardFacts
+from data_prep.card.style import STYLE
+from data_prep.card.text import as_bytes, counted, escaped
+from pipeline.shards.publish import publish_bytes
+from pipeline.shards.task import Task
+
+CARD_FILE = "card.html"
+POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+
+SECTIONS = (
+    ("samples", "Samples", sections.samples),
+    ("splits", "Splits", sections.splits),
+    ("classes", "Class balance", sections.class_balance),
+    ("sizes", "Image sizes", sections.image_sizes),
+    ("channels", "Channels", sections.channels),
+    ("duplicates", "Exact duplicates", sections.duplicates),
+    ("rejected", "Rejected items", sections.rejected),
+    ("provenance", "Provenance", sections.provenance),
+)
+
+
+def write_card(root: Path, facts: CardFacts) -> Path:
+    """Publish card.html in a data set's folder and return its path."""
+    path = root / CARD_FILE
+    publish_bytes(path, make_card(facts).encode())
+    return path
+
+
+def make_card(facts: CardFacts) -> str:
+    """Return the whole page."""
+    bodies = [(anchor, title, section(facts)) for anchor, title, section in SECTIONS]
+    links = "".join(f'<a href="#{anchor}">{title}</a>' for anchor, title, _ in bodies)
+    panels = "".join(
+        f'<section id="{anchor}" aria-labelledby="{anchor}-title">'
+        f'<h2 id="{anchor}-title">{title}</h2>{body}</section>\n'
+        for anchor, title, body in bodies
+    )
+    name = escaped(facts.name)
+    return f"""<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta http-equiv="Content-Security-Policy" content="{POLICY}">
+<meta name="referrer" content="no-referrer">
+<link rel="icon" href="data:,">
+<title>{name}: data set card</title>
+<style>{STYLE}</style>
+</head>
+<body>
+<header>
+<h1>{name}</h1>
+<p class="lead">{_what_it_is(facts)}</p>
+<nav aria-label="Sections">{links}</nav>
+{_tiles(facts)}
+{sections.findings(facts)}
+</header>
+<main>
+{panels}</main>
+<footer>Data set card made by Tarmac. This page is one file: it loads nothing and sends nothing.</footer>
+</body>
+</html>
+"""
+
+
+def _what_it_is(facts: CardFacts) -> str:
+    kinds = {
+        Task.classification: f"one of {counted(len(facts.classes), 'class', 'classes')} each",
+        Task.multilabel: f"any number of {counted(len(facts.classes), 'class', 'classes')} each",
+    }
+    if facts.packed is None:
+        stored = "kept as JPEG, PNG or WebP files"
+    else:
+        colour = "colour" if facts.packed.channels == 3 else "grey"
+        stored = f"stored as {colour} pixels, {facts.packed.width} × {facts.packed.height}"
+    splits = " and ".join(f"{split.num_samples:,} {escaped(split.name)}" for split in facts.splits)
+    return f"{splits} images, {kinds[facts.task]}, {stored} in tar shards."
+
+
+def _tiles(facts: CardFacts) -> str:
+    tiles = [
+        ("samples", f"{facts.num_samples:,}"),
+        ("classes", f"{len(facts.classes):,}"),
+        ("size", as_bytes(facts.size_bytes)),
+        ("shards", f"{sum(split.num_shards for split in facts.splits):,}"),
+        ("rejected items", f"{facts.rejected.num_items:,}"),
+        ("groups of duplicates", f"{facts.duplicates.num_groups:,}"),
+    ]
+    cells = "".join(f"<div><dt>{name}</dt><dd>{value}</dd></div>" for name, value in tiles)
+    return f'<dl class="tiles">{cells}</dl>'
