@@ -309,6 +309,13 @@ class VerifyConfig:
             raise ValueError(f"decode={self.decode}: at least 0 wanted")
 
 
+@dataclass(slots=True, kw_only=True)
+class RepairConfig:
+    path: str = field(default=MISSING, metadata={"help": "folder or URL of the data set"})
+    root: str | None = field(default=None, metadata={"help": "where the source lies now; null: where it was"})
+    engine: EngineConfig = MISSING
+
+
 PREPARE_SCHEMAS = {
     "root": PrepareConfig,
     "source/default": DefaultSourceConfig,
@@ -332,3 +339,6 @@ PREPARE_SCHEMAS = {
     "engine/slurm": SlurmEngineConfig,
 }
 VERIFY_SCHEMAS = {"root": VerifyConfig}
+REPAIR_SCHEMAS = {"root": RepairConfig} | {
+    name: schema for name, schema in PREPARE_SCHEMAS.items() if name.startswith("engine/")
+}

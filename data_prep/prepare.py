@@ -22,7 +22,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from data_prep.config import EncodedLayoutConfig, PackedLayoutConfig, PrepareConfig
+from data_prep.config import PREPARE_SCHEMAS, EncodedLayoutConfig, PackedLayoutConfig, PrepareConfig
 from data_prep.encode import packed_layout
 from data_prep.engines.local import run_local
 from data_prep.folders import created_folder, locked_folder
@@ -53,7 +53,7 @@ from pipeline.shards.manifest import (
 )
 from pipeline.shards.publish import PART_SUFFIX, remove_part_files
 from pipeline.shards.record import BLOCK_BYTES
-from pipeline.storage import Store, open_store
+from pipeline.storage import Store, is_local, open_store
 
 log = logging.getLogger(__name__)
 
@@ -73,18 +73,18 @@ def prepare(config: PrepareConfig) -> DataSet:
     if store.size_of(PLAN_NAME) is None and _holds_other_things(store):
         raise UserError(f"out={config.out}: not empty and not begun by data_prep; choose another folder")
     source = opened_source(config, anew=True)
-    with _held(store):
+    with held_output(store):
         if store.size_of(DATA_SET_FILE) is not None:
             return _finished(store, config)
-        tasks = planned_tasks(store, config, source)
+        tasks = planned_tasks(store, config, source, choices=choices_of(config))
         receipts = build_missing(store, config, tasks, read_receipts(store, tasks))
-        finish(store, config, source, tasks, receipts)
+        finish(store, config, source, tasks, receipts, choices=choices_of(config))
     with data_set_view(store) as data_set:
         return data_set
 
 
 @contextmanager
-def _held(store: Store) -> Iterator[None]:
+def held_output(store: Store) -> Iterator[None]:
     """Own a local output for the block, made if need be, and leave nothing half-done in it.
 
     An object store has no folders and no locks; two that write there at once write the same bytes.
@@ -105,11 +105,6 @@ def _held(store: Store) -> Iterator[None]:
             raise
 
 
-def is_local(store: Store) -> bool:
-    """Tell whether a store is a folder of this machine."""
-    return store.local_path(DATA_SET_FILE) is not None
-
-
 def _holds_other_things(store: Store) -> bool:
     if is_local(store):
         out = Path(store.location)
@@ -123,15 +118,20 @@ def choices_of(config: PrepareConfig) -> dict[str, Any]:
         "format_version": FORMAT_VERSION,
         "seed": config.seed,
         "source": {
-            "kind": type(config.source).__name__.removesuffix("SourceConfig").lower(),
+            "kind": _kind(config.source),
             **to_plain(config.source),
         },
         "layout": {
-            "kind": type(config.layout).__name__.removesuffix("LayoutConfig").lower(),
+            "kind": _kind(config.layout),
             **to_plain(config.layout),
         },
         "versions": {"tarmac": version("tarmac"), "pillow": version("pillow")},
     }
+
+
+def _kind(choice: Any) -> str:
+    """Return the option that a group's config stands for, as it is typed."""
+    return next(name.partition("/")[2] for name, schema in PREPARE_SCHEMAS.items() if schema is type(choice))
 
 
 def _finished(store: Store, config: PrepareConfig) -> DataSet:
@@ -139,7 +139,8 @@ def _finished(store: Store, config: PrepareConfig) -> DataSet:
     plan = stored_plan(store)
     if plan is None:
         raise UserError(f"out={config.out}: holds a data set whose plan is gone; choose another folder")
-    _check_same_choices(plan, config, finished=True)
+    # Library versions matter only while bytes are still to be made.
+    _check_same_choices(plan, config, {**choices_of(config), "versions": plan["choices"]["versions"]})
     remove_receipts(store)  # a run killed right after dataset.json leaves some
     log.info("%s is already prepared", config.out)
     with data_set_view(store) as data_set:
@@ -158,12 +159,9 @@ def stored_plan(store: Store) -> dict[str, Any] | None:
         raise DamageError(f"{where}: damaged ({error!r}); remove {store.location} or choose another out") from None
 
 
-def _check_same_choices(plan: dict[str, Any], config: PrepareConfig, *, finished: bool) -> None:
-    """Refuse an output begun with other choices; library versions matter only while bytes are still to be made."""
-    old, new = plan["choices"], choices_of(config)
-    if finished:
-        old = {**old, "versions": new["versions"]}
-    if difference := first_difference(old, new):
+def _check_same_choices(plan: dict[str, Any], config: PrepareConfig, choices: dict[str, Any]) -> None:
+    """Refuse an output begun with other choices."""
+    if difference := first_difference(plan["choices"], choices):
         name, before, now = difference
         raise UserError(
             f"out={config.out}: was begun with {name}={before}, now {name}={now};"
@@ -171,15 +169,21 @@ def _check_same_choices(plan: dict[str, Any], config: PrepareConfig, *, finished
         )
 
 
-def planned_tasks(store: Store, config: PrepareConfig, source: Source) -> list[ShardTask]:
+def planned_tasks(
+    store: Store, config: PrepareConfig, source: Source, *, choices: dict[str, Any], begin_again: bool = True
+) -> list[ShardTask]:
     """Make and store the plan, and return all shard tasks in order.
 
     The plan is pure, so a later run makes the same one; where it does not, the source has changed in between, and
     what was built from the old one goes.
+
+    Args:
+        choices: what the plan is stored with.
+        begin_again: where the source has changed; otherwise that is an error.
     """
     stored = stored_plan(store)
     if stored is not None:
-        _check_same_choices(stored, config, finished=False)
+        _check_same_choices(stored, config, choices)
     with _scratch(store) as scratch:
         listings = {split: _listed(source, split, scratch / f".{split}.arrow{PART_SUFFIX}") for split in source.splits}
         rooms = [listing.label_bytes for listing in listings.values() if listing.label_bytes]
@@ -197,10 +201,15 @@ def planned_tasks(store: Store, config: PrepareConfig, source: Source) -> list[S
         }
         fingerprints = {split: plan.fingerprint for split, plan in plans.items()}
         if stored is not None and stored["splits"] != fingerprints:
+            if not begin_again:
+                raise UserError(
+                    f"source: is not what it was when {config.out} was made; prepare it again into another folder"
+                )
             log.info("the source is not what it was when %s was begun: beginning again", config.out)
             _remove_splits(store, {*stored["splits"], *source.splits})
         for split, plan in plans.items():
-            if stored is None or stored["splits"] != fingerprints or store.size_of(planned_name(split)) is None:
+            there = begin_again and store.size_of(planned_name(split)) is not None
+            if not (there and stored is not None and stored["splits"] == fingerprints):
                 with store.publish(planned_name(split)) as stream:
                     write_plan(plan, stream)
         tasks = [
@@ -212,7 +221,7 @@ def planned_tasks(store: Store, config: PrepareConfig, source: Source) -> list[S
         ]
         if is_local(store):
             _check_room(store, tasks, planned_bytes=sum(plan.stored_bytes for plan in plans.values()))
-    content = json.dumps({"choices": choices_of(config), "splits": fingerprints}, indent=1, ensure_ascii=False) + "\n"
+    content = json.dumps({"choices": choices, "splits": fingerprints}, indent=1, ensure_ascii=False) + "\n"
     with store.publish(PLAN_NAME) as stream:
         stream.write(content.encode())
     return tasks
@@ -328,7 +337,15 @@ def _check_rejected(receipts: Iterable[dict[str, Any]], config: PrepareConfig) -
     return rejected
 
 
-def finish(store: Store, config: PrepareConfig, source: Source, tasks: list[ShardTask], receipts: Receipts) -> None:
+def finish(
+    store: Store,
+    config: PrepareConfig,
+    source: Source,
+    tasks: list[ShardTask],
+    receipts: Receipts,
+    *,
+    choices: dict[str, Any],
+) -> None:
     """Write rejected.jsonl, the manifests, the ledger of receipts and, last, dataset.json; receipts go."""
     in_order = [(task, receipts[task.receipt_name]) for task in tasks]
     rejected = _check_rejected((receipt for _, receipt in in_order), config)
@@ -350,7 +367,7 @@ def finish(store: Store, config: PrepareConfig, source: Source, tasks: list[Shar
             "splits": splits,
             "statistics": _statistics([receipt for task, receipt in in_order if task.split == source.splits[0]]),
             "rejected": publish_rejected(store.publish, rejected),
-            "provenance": choices_of(config),
+            "provenance": choices,
         },
     )
     remove_receipts(store)

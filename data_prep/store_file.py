@@ -6,8 +6,6 @@ pq.ParquetFile(open_stored(store, "plan/train.parquet"))
 from __future__ import annotations
 
 import io
-from typing import BinaryIO, cast
-
 from pipeline.shards.errors import UserError
 from pipeline.shards.publish import Publish
 from pipeline.storage import Store
@@ -15,7 +13,7 @@ from pipeline.storage import Store
 BUFFER_BYTES = 1 << 20
 
 
-def open_stored(store: Store, name: str) -> BinaryIO:
+def open_stored(store: Store, name: str) -> io.BufferedReader:
     """Return a buffered, seekable stream of a stored file.
 
     Raises:
@@ -24,7 +22,7 @@ def open_stored(store: Store, name: str) -> BinaryIO:
     size_bytes = store.size_of(name)
     if size_bytes is None:
         raise UserError(f"{store.location}/{name}: missing")
-    return cast(BinaryIO, io.BufferedReader(_RangedFile(store, name, size_bytes=size_bytes), BUFFER_BYTES))
+    return io.BufferedReader(_RangedFile(store, name, size_bytes=size_bytes), BUFFER_BYTES)
 
 
 def publish_below(store: Store, folder: str) -> Publish:

@@ -6,8 +6,11 @@ there is no data set to verify.
 
 from __future__ import annotations
 
+import shlex
+import shutil
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -16,11 +19,14 @@ from data_prep.config import MAX_PIXELS_LIMIT, VERIFY_SCHEMAS, EncodedLayoutConf
 from data_prep.encode import check_decodable
 from data_prep.progress import Progress
 from data_prep.sources.base import Rejected
+from data_prep.store_file import open_stored
+from data_prep.view import data_set_view
 from pipeline.compose import compose, help_text
 from pipeline.shards.check import file_sha256, find_damage, find_malformed
-from pipeline.shards.errors import DamageError, run_entry_point
+from pipeline.shards.errors import DamageError, UserError, run_entry_point
 from pipeline.shards.index import read_index
-from pipeline.shards.manifest import MANIFEST_FILE, REJECTED_FILE, DataSet, ShardEntry, Split, read_data_set
+from pipeline.shards.manifest import MANIFEST_FILE, REJECTED_FILE, DataSet, ShardEntry, Split
+from pipeline.storage import Store, is_local, open_store
 
 SUMMARY = """Re-read a data set: counts, tar structure, checksums, labels, some decoded images.
 
@@ -28,6 +34,7 @@ SUMMARY = """Re-read a data set: counts, tar structure, checksums, labels, some 
 
 Exit code 0: whole. 1: damaged, each fault on a line. 2: nothing to verify."""
 EXIT_DAMAGED = 1
+COPY_BYTES = 8 << 20
 
 
 def main(argv: list[str]) -> int:
@@ -37,35 +44,46 @@ def main(argv: list[str]) -> int:
     config: VerifyConfig = compose("verify", VERIFY_SCHEMAS, argv)
     num_faults = 0
     try:
-        data_set = read_data_set(Path(config.path))
-        for fault in find_faults(data_set, num_decoded=config.decode):
-            sys.stdout.write(f"damaged: {fault}\n")
-            num_faults += 1
+        store = open_store(config.path)
+        with data_set_view(store) as data_set:
+            for fault in find_faults(store, data_set, num_decoded=config.decode):
+                sys.stdout.write(f"damaged: {fault}\n")
+                num_faults += 1
     except DamageError as error:
         sys.stdout.write(f"damaged: {error}\n")
-        return EXIT_DAMAGED
+        num_faults = 1
     if num_faults:
-        sys.stdout.write(f"{config.path}: {num_faults} faults\n")
+        mend = f"python -m data_prep.repair {shlex.quote(f'path={config.path}')}"
+        sys.stdout.write(f"{config.path}: {num_faults} fault{'s' if num_faults > 1 else ''}; to mend: {mend}\n")
         return EXIT_DAMAGED
     counts = ", ".join(f"{split.num_samples:,} {name}" for name, split in data_set.splits.items())
     sys.stdout.write(f"{config.path}: whole: {counts} samples\n")
     return 0
 
 
-def find_faults(data_set: DataSet, *, num_decoded: int) -> Iterator[str]:
-    """Yield a line for each fault in any split of `data_set`."""
+def find_faults(store: Store, data_set: DataSet, *, num_decoded: int) -> Iterator[str]:
+    """Yield a line for each fault in any split of `data_set`, whose files lie in `store`.
+
+    Of a remote store one shard after the other is fetched into the data set's temporary root.
+    """
+    for fault in _find_faults(store, data_set, num_decoded=num_decoded):
+        yield fault.replace(str(data_set.root), store.location)
+
+
+def _find_faults(store: Store, data_set: DataSet, *, num_decoded: int) -> Iterator[str]:
     yield from _find_rejected_damage(data_set)
     total = sum(len(split.shards) for split in data_set.splits.values())
     with Progress(total=total, unit="shards", label="verifying") as progress:
         for split in data_set.splits.values():
-            yield from _find_strangers(data_set.root / split.name, split)
+            yield from _find_strangers(store, split)
             for shard in split.shards:
-                faults = list(find_damage(data_set, shard))
-                yield from faults
-                if not faults:
-                    yield from find_malformed(data_set, shard)
-                if not faults and data_set.packed is None:
-                    yield from _find_undecodable(shard, num_decoded=num_decoded)
+                with _at_hand(store, split, shard):
+                    faults = list(find_damage(data_set, shard))
+                    yield from faults
+                    if not faults:
+                        yield from find_malformed(data_set, shard)
+                    if not faults and data_set.packed is None:
+                        yield from _find_undecodable(shard, num_decoded=num_decoded)
                 progress.update(1, shard.size_bytes)
 
 
@@ -77,12 +95,41 @@ def _find_rejected_damage(data_set: DataSet) -> Iterator[str]:
         yield f"{path}: its SHA-256 is not that of the data set"
 
 
-def _find_strangers(folder: Path, split: Split) -> Iterator[str]:
+@contextmanager
+def _at_hand(store: Store, split: Split, shard: ShardEntry) -> Iterator[None]:
+    """Have a shard and its sidecar under their paths for the block, fetched where the store is remote."""
+    if is_local(store):
+        yield
+        return
+    paths = (shard.path, shard.index_path)
+    try:
+        for path in paths:
+            name = f"{split.name}/{path.name}"
+            if store.size_of(name) is not None:
+                with open_stored(store, name) as stream, path.open("wb") as copy:
+                    shutil.copyfileobj(stream, copy, COPY_BYTES)
+        yield
+    finally:
+        for path in paths:
+            path.unlink(missing_ok=True)
+
+
+def _find_strangers(store: Store, split: Split) -> Iterator[str]:
     """Yield files beside the shards that the manifest does not know."""
     known = {MANIFEST_FILE, *(s.path.name for s in split.shards), *(s.index_path.name for s in split.shards)}
-    for path in sorted(folder.iterdir()):
-        if path.name not in known:
-            yield f"{path}: not in the manifest"
+    for name in _names_in(store, split.name):
+        if name not in known:
+            yield f"{store.location}/{split.name}/{name}: not in the manifest"
+
+
+def _names_in(store: Store, folder: str) -> list[str]:
+    """Return what lies in a split's folder; a server that cannot list shows nothing."""
+    if is_local(store):
+        return sorted(path.name for path in (Path(store.location) / folder).iterdir())
+    try:
+        return [file.name.removeprefix(f"{folder}/") for file in store.list_files(folder)]
+    except UserError:
+        return []
 
 
 def _find_undecodable(shard: ShardEntry, *, num_decoded: int) -> Iterator[str]:

@@ -24,7 +24,7 @@ from pipeline.shards.manifest import (
     read_data_set,
     split_names,
 )
-from pipeline.storage import Store
+from pipeline.storage import Store, is_local
 
 
 @contextmanager
@@ -35,7 +35,7 @@ def data_set_view(store: Store) -> Iterator[DataSet]:
         UserError: there is none, or it cannot be read.
         DamageError: a file is not what the checksums say.
     """
-    if store.local_path(DATA_SET_FILE) is not None:
+    if is_local(store):
         yield read_data_set(Path(store.location))
         return
     if store.size_of(DATA_SET_FILE) is None:

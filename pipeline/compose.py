@@ -75,6 +75,18 @@ def to_plain(config: Any) -> Any:
     return config
 
 
+def from_plain(schema: type[Any], values: Mapping[str, Any]) -> Any:
+    """Return a config dataclass from what `to_plain` gave, which may come from a file.
+
+    Raises:
+        UserError: a field that the schema does not have, or a value that is not of its type or in its range.
+    """
+    try:
+        return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), dict(values)))
+    except (OmegaConfBaseException, ValueError) as error:
+        raise UserError(_one_line(error)) from None
+
+
 def first_difference(old: Any, new: Any, *, path: str = "") -> tuple[str, Any, Any] | None:
     """Return (dotted name, old value, new value) of the first field in which two plain trees differ."""
     if isinstance(old, dict) and isinstance(new, dict):

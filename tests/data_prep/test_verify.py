@@ -19,6 +19,7 @@ from pipeline.shards.index import encode_index, read_index
 from pipeline.shards.manifest import DataSet, publish_data_set, publish_manifest, read_data_set
 from pipeline.shards.publish import publish_into
 from pipeline.shards.record import PackedLayout
+from pipeline.storage import open_store
 from tiny_data import copy_of, prepare_pictures, run_module, write_packed_set, write_pictures
 
 LAYOUT = PackedLayout(height=2, width=2, channels=3)
@@ -47,7 +48,7 @@ def root(packed: DataSet, tmp_path: Path) -> Path:
 def faults_of(root: Path) -> list[str]:
     """Return what verify would say line by line, and hold that its exit code is 1 where that is anything."""
     try:
-        return list(find_faults(read_data_set(root), num_decoded=8))
+        return list(find_faults(open_store(str(root)), read_data_set(root), num_decoded=8))
     except DamageError as error:
         return [str(error)]
 
