@@ -76,9 +76,12 @@ def prepare(config: PrepareConfig) -> DataSet:
     with held_output(store):
         if store.size_of(DATA_SET_FILE) is not None:
             return _finished(store, config)
-        tasks = planned_tasks(store, config, source, choices=choices_of(config))
+        choices, stored = choices_of(config), stored_plan(store)
+        if stored is not None:
+            _check_same_choices(stored, config, choices)
+        tasks = planned_tasks(store, config, source, choices=choices, stored=stored)
         receipts = build_missing(store, config, tasks, read_receipts(store, tasks))
-        finish(store, config, source, tasks, receipts, choices=choices_of(config))
+        finish(store, config, source, tasks, receipts, choices=choices)
     with data_set_view(store) as data_set:
         return data_set
 
@@ -170,7 +173,13 @@ def _check_same_choices(plan: dict[str, Any], config: PrepareConfig, choices: di
 
 
 def planned_tasks(
-    store: Store, config: PrepareConfig, source: Source, *, choices: dict[str, Any], begin_again: bool = True
+    store: Store,
+    config: PrepareConfig,
+    source: Source,
+    *,
+    choices: dict[str, Any],
+    stored: dict[str, Any] | None,
+    begin_again: bool = True,
 ) -> list[ShardTask]:
     """Make and store the plan, and return all shard tasks in order.
 
@@ -179,11 +188,9 @@ def planned_tasks(
 
     Args:
         choices: what the plan is stored with.
+        stored: the plan of an earlier run, None where there is none that can be read.
         begin_again: where the source has changed; otherwise that is an error.
     """
-    stored = stored_plan(store)
-    if stored is not None:
-        _check_same_choices(stored, config, choices)
     with _scratch(store) as scratch:
         listings = {split: _listed(source, split, scratch / f".{split}.arrow{PART_SUFFIX}") for split in source.splits}
         rooms = [listing.label_bytes for listing in listings.values() if listing.label_bytes]

@@ -57,11 +57,11 @@ def repair(path: str, *, root: str | None, engine: EngineConfig) -> int:
         UserError: the data set says no more how it was made, or its source is gone or has changed.
     """
     store = open_store(path)
-    choices = _choices(store)
+    choices, stored = _choices(store)
     config = _config(choices, path=path, root=root, engine=engine)
     source = opened_source(config, anew=True)
     with held_output(store):
-        tasks = planned_tasks(store, config, source, choices=choices, begin_again=False)
+        tasks = planned_tasks(store, config, source, choices=choices, stored=stored, begin_again=False)
         ledger = read_ledger(store)
         if ledger is None:
             log.info("%s: the ledger of its preparation is missing or damaged: every shard is built again", path)
@@ -74,22 +74,26 @@ def repair(path: str, *, root: str | None, engine: EngineConfig) -> int:
     return len(tasks) - len(sound)
 
 
-def _choices(store: Store) -> dict[str, Any]:
-    """Return what the data set was prepared with, from its plan or, sealed, from dataset.json."""
+def _choices(store: Store) -> tuple[dict[str, Any], dict[str, Any] | None]:
+    """Return what the data set was prepared with, and its plan.json where that says the same.
+
+    dataset.json is asked first, as a seal vouches for it.
+    """
     try:
-        if plan := stored_plan(store):
-            choices: dict[str, Any] = plan["choices"]
-            return choices
+        stored = stored_plan(store)
     except DamageError:
-        log.info("%s: its plan.json is damaged, taking the provenance of %s", store.location, DATA_SET_FILE)
+        stored = None
     if store.size_of(DATA_SET_FILE) is not None:
         raw = store.read_bytes(DATA_SET_FILE, max_bytes=MAX_JSON_BYTES)
         if is_sealed(raw):
-            return dict(json.loads(raw)["provenance"])
-    raise UserError(
-        f"path={store.location}: neither plan/plan.json nor a whole {DATA_SET_FILE} says how it was made;"
-        " prepare it again"
-    )
+            choices: dict[str, Any] = json.loads(raw)["provenance"]
+            return choices, stored if stored is not None and stored["choices"] == choices else None
+    if stored is None:
+        raise UserError(
+            f"path={store.location}: neither plan/plan.json nor a whole {DATA_SET_FILE} says how it was made;"
+            " prepare it again"
+        )
+    return stored["choices"], stored
 
 
 def _config(choices: dict[str, Any], *, path: str, root: str | None, engine: EngineConfig) -> PrepareConfig:

@@ -6,6 +6,7 @@ pq.ParquetFile(open_stored(store, "plan/train.parquet"))
 from __future__ import annotations
 
 import io
+
 from pipeline.shards.errors import UserError
 from pipeline.shards.publish import Publish
 from pipeline.storage import Store
