@@ -20,6 +20,7 @@ MAX_POINTS = 400
 DASHES = ("", "7 3", "2 3", "9 3 2 3")
 # The heat map's square and the bars on its sides.
 SQUARE, SIDE_BARS, GAP = 330, 56, 6
+LEAST_TONE = 0.2
 
 Scale = Callable[[float], float]
 
@@ -97,7 +98,7 @@ def size_chart(
     for (width_bin, height_bin), count in sorted(sizes.cells.items()):
         (x0, x1), (y0, y1) = _ends(width_bin, x), _ends(height_bin, y)
         told = f"{bin_text(width_bin)} × {bin_text(height_bin)} pixels: {counted(count, 'image')}"
-        tone = 0.15 + 0.85 * (math.log(count) / math.log(greatest) if greatest > 1 else 1)
+        tone = LEAST_TONE + (1 - LEAST_TONE) * (math.log(count) / math.log(greatest) if greatest > 1 else 1)
         parts.append(_rect(x0, y1, x1 - x0, y0 - y1, told=told, opacity=tone))
     parts += _side_bars(sizes, axis=0, scale=x, total=total) + _side_bars(sizes, axis=1, scale=y, total=total)
     if mark:
@@ -190,7 +191,13 @@ def _tone_legend(greatest: int, *, top: float) -> str:
     """Return the scale of tones, logarithmic from 1 to the greatest count of a cell."""
     steps = 12 if greatest > 1 else 1
     parts = [
-        _rect(LEFT + 12 * step, top, 12, 12, opacity=0.15 + 0.85 * (step / (steps - 1) if steps > 1 else 1))
+        _rect(
+            LEFT + 12 * step,
+            top,
+            12,
+            12,
+            opacity=LEAST_TONE + (1 - LEAST_TONE) * (step / (steps - 1) if steps > 1 else 1),
+        )
         for step in range(steps)
     ]
     numbers = f"1 to {greatest:,} images a cell, log scale" if greatest > 1 else "1 image a cell"

@@ -36,11 +36,8 @@ def command_of(provenance: Mapping[str, Any], *, num_rejected: int) -> str | Non
 
 
 def _option_of(group: str, kind: Any) -> str | None:
-    """Return the option of a group whose schema has the name that provenance gives it, such as idx."""
-    for name, schema in PREPARE_SCHEMAS.items():
-        if name.startswith(f"{group}/") and schema.__name__.removesuffix(f"{group.title()}Config").lower() == kind:
-            return name.partition("/")[2]
-    return None
+    """Return the option of a group that provenance names, None where there is no such option."""
+    return kind if isinstance(kind, str) and f"{group}/{kind}" in PREPARE_SCHEMAS else None
 
 
 def _spelled(value: Any) -> str:

@@ -97,7 +97,7 @@ def _tiles(facts: CardFacts) -> str:
         ("size", as_bytes(facts.size_bytes)),
         ("shards", f"{sum(split.num_shards for split in facts.splits):,}"),
         ("rejected items", f"{facts.rejected.num_items:,}"),
-        ("groups of duplicates", f"{facts.duplicates.num_groups:,}"),
+        ("duplicate groups", f"{facts.duplicates.num_groups:,}"),
     ]
     cells = "".join(f"<div><dt>{name}</dt><dd>{value}</dd></div>" for name, value in tiles)
     return f'<dl class="tiles">{cells}</dl>'

@@ -56,7 +56,7 @@ def samples(facts: CardFacts) -> str:
         shown = list(group)
         parts.append(f"<h3>{escaped(split)}</h3>")
         runs = [(labels, list(run)) for labels, run in groupby(shown, key=lambda sample: sample.labels)]
-        by_class = facts.task is Task.classification and len(runs) <= len(shown) // 2
+        by_class = facts.task is Task.classification and 3 * len(runs) <= len(shown)
         if by_class:
             rows = "".join(
                 f'<div class="class"><h4>{_labels(facts, labels)}</h4>'
@@ -89,23 +89,20 @@ def splits(facts: CardFacts) -> str:
 
 def class_balance(facts: CardFacts) -> str:
     """Tell and draw how samples spread over classes, and how many classes a sample has where there may be several."""
-    parts = [f"<p>{_spread(split)}</p>" for split in facts.splits]
-    if facts.task is Task.multilabel:
-        parts.append("<p>A sample counts once for each of its classes.</p>")
-    charts = []
+    told = "".join(f"<p>{_spread(split)}</p>" for split in facts.splits)
+    panels = [told]
     if len(facts.classes) > MAX_TABLE_CLASSES:
         lines = [Series(name=split.name, values=sorted(split.class_counts, reverse=True)) for split in facts.splits]
-        charts.append(
-            line_chart(
-                lines,
-                title="Samples of each class, from the most frequent to the least, by split",
-                x_label="class, by rank of frequency",
-                y_label="samples",
-            )
+        chart = line_chart(
+            lines,
+            title="Samples of each class, from the most frequent to the least, by split",
+            x_label="class, by rank of frequency",
+            y_label="samples",
         )
+        panels = [chart, told]
     if facts.task is Task.multilabel:
-        charts += [_label_bars(split) for split in facts.splits[:2]]
-    parts.append(f'<div class="columns">{"".join(f"<div>{chart}</div>" for chart in charts)}</div>')
+        panels[-1] += "<p>A sample counts once for each of its classes.</p>" + _label_bars(facts.splits[0])
+    parts = [f'<div class="columns">{"".join(f"<div>{panel}</div>" for panel in panels)}</div>']
     order = sorted(range(len(facts.classes)), key=lambda label: -facts.splits[0].class_counts[label])
     if len(order) <= MAX_TABLE_CLASSES:
         parts.append(_class_table(facts, range(len(order))))
@@ -124,16 +121,17 @@ def image_sizes(facts: CardFacts) -> str:
     known = [sizes for sizes in (before, after) if sizes is not None and sizes.cells]
     octaves = _octaves(known)
     mark = (facts.packed.width, facts.packed.height) if facts.packed else None
-    panels = []
     if before is None:
-        panels.append("<div><h3>Before: in the source</h3><p>Not recorded.</p></div>")
+        first = "<p>Not recorded.</p>"
     else:
-        panels.append(_size_panel("Before: in the source", before, octaves=octaves, mark=mark))
-    panels.append(_size_panel("After: as stored", after, octaves=octaves, mark=None))
-    enlarged = ""
-    if before is not None and mark is not None and (text := _enlarged(before, side=min(mark))):
-        enlarged = f"<p>{text}</p>"
-    return f'{enlarged}<div class="columns">{"".join(panels)}</div>'
+        first = _size_panel(before, title="Sizes in the source", octaves=octaves, mark=mark)
+    second = _size_panel(after, title="Sizes as stored", octaves=octaves, mark=None)
+    if before is not None and mark is not None:
+        second += _enlarged(before, side=min(mark))
+    return (
+        f'<div class="columns"><div><h3>Before: in the source</h3>{first}</div>'
+        f"<div><h3>After: as stored</h3>{second}</div></div>"
+    )
 
 
 def channels(facts: CardFacts) -> str:
@@ -292,7 +290,7 @@ def _class_table(facts: CardFacts, labels: Iterable[int]) -> str:
         name = escaped(facts.classes[label], limit=100)
         counts = [f"{split.class_counts[label]:,}" for split in shown]
         share = 100 * facts.splits[0].class_counts[label] / most
-        ids = [f'<span class="k">{escaped(facts.class_ids[label], limit=60)}</span>'] if named else []
+        ids = [f'<span class="k id">{escaped(facts.class_ids[label], limit=60)}</span>'] if named else []
         rows.append([str(label), name, *ids, *counts, f'<i style="width:{share:.1f}%"></i>'])
     first = 2 + named
     return _table(head, rows, numbers={0, *range(first, first + len(shown))}, bars=first + len(shown))
@@ -306,21 +304,19 @@ def _octaves(histograms: Sequence[SizeHistogram]) -> tuple[int, int]:
     return (low, high) if high - low >= 2 else (max(0, low - 1), high + 1)
 
 
-def _size_panel(title: str, sizes: SizeHistogram, *, octaves: tuple[int, int], mark: tuple[int, int] | None) -> str:
-    head = f"<h3>{title}</h3>"
+def _size_panel(sizes: SizeHistogram, *, title: str, octaves: tuple[int, int], mark: tuple[int, int] | None) -> str:
     if not sizes.widths or not sizes.heights:
-        return f"<div>{head}<p>No images.</p></div>"
+        return "<p>No images.</p>"
     (low_width, high_width), (low_height, high_height) = sizes.widths, sizes.heights
     if low_width == high_width and low_height == high_height:
-        return f"<div>{head}<p>All {sizes.num_images:,} images: {low_width} × {low_height} pixels.</p></div>"
-    shorter = _median_bin([(min(cell), count) for cell, count in sizes.cells.items()])
+        return f"<p>All {sizes.num_images:,} images: {low_width} × {low_height} pixels.</p>"
+    shorter = _median_bin((min(cell), count) for cell, count in sizes.cells.items())
     text = (
         f"{counted(sizes.num_images, 'image')}: widths {low_width:,} to {high_width:,}, heights {low_height:,} to"
         f" {high_height:,} pixels. The median shorter side is {bin_text(shorter)} pixels."
     )
     marked = " Dashed: the stored size." if mark else ""
-    chart = size_chart(sizes, title=f"{title}. {text}", octaves=octaves, mark=mark)
-    return f"<div>{head}<p>{text}{marked}</p>{chart}</div>"
+    return f"<p>{text}{marked}</p>" + size_chart(sizes, title=f"{title}. {text}", octaves=octaves, mark=mark)
 
 
 def _median_bin(counts: Iterable[tuple[int, int]]) -> int:
@@ -340,9 +336,13 @@ def _enlarged(sizes: SizeHistogram, *, side: int) -> str:
     )
     if not below:
         return ""
-    at_least = "" if side in EDGES else "at least "
+    at_least = "" if side in EDGES else "At least "
+    ends = "was enlarged." if below == 1 else "were enlarged."
     share = percent(below, sizes.num_images)
-    return f"{at_least}{counted(below, 'image')} ({share}) had a shorter side under {side} pixels and were enlarged."
+    return (
+        f"<p>{at_least}{counted(below, 'image')} ({share}) had a shorter side under {side} pixels in the source and"
+        f" {ends}</p>"
+    )
 
 
 def _duplicate_group(facts: CardFacts, group: DuplicateGroup) -> str:

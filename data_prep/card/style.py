@@ -62,8 +62,9 @@ td { overflow-wrap: anywhere; }
   font-family: ui-monospace, "SF Mono", Menlo, Consolas, "DejaVu Sans Mono", monospace; font-size: .85em;
   overflow-wrap: anywhere;
 }
+.id { white-space: nowrap; }
 td.share { width: 34%; min-width: 6rem; vertical-align: middle; padding-right: 0; }
-td.share > i { display: block; height: .7rem; min-width: 1px; background: var(--c0); border-radius: 0 2px 2px 0; }
+td.share > i { display: block; height: .7rem; background: var(--c0); border-radius: 0 2px 2px 0; }
 .columns {
   display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 24rem), 1fr)); gap: 0 2rem;
   align-items: start;
@@ -82,11 +83,12 @@ td.share > i { display: block; height: .7rem; min-width: 1px; background: var(--
   font-size: .9rem;
 }
 .legend svg { vertical-align: middle; margin-right: .4rem; }
-.pictures { display: flex; flex-wrap: wrap; gap: .75rem; margin: .5rem 0; }
-figure { margin: 0; width: 6.5rem; }
-figure .frame, .class .frame {
-  display: flex; align-items: center; justify-content: center; width: 6.5rem; height: 6.5rem;
-  background: color-mix(in srgb, var(--ink) 6%, transparent); border-radius: .35rem; overflow: hidden; }
+.pictures { display: grid; grid-template-columns: repeat(auto-fill, minmax(5.5rem, 1fr)); gap: .8rem .6rem; margin: .5rem 0; }
+figure { margin: 0; min-width: 0; }
+.frame {
+  display: flex; align-items: center; justify-content: center; aspect-ratio: 1; min-width: 0; overflow: hidden;
+  background: color-mix(in srgb, var(--ink) 6%, transparent); border-radius: .3rem;
+}
 .frame img { width: 100%; height: 100%; object-fit: contain; display: block; }
 .frame img.pixels { image-rendering: pixelated; }
 .frame span { font-size: .75rem; color: var(--soft); padding: .3rem; text-align: center; }
@@ -97,9 +99,8 @@ figcaption { font-size: .78rem; line-height: 1.3; margin-top: .25rem; overflow-w
 }
 .class h4 { margin: 0 0 .3rem; font-size: .88rem; font-weight: 600; overflow-wrap: anywhere; }
 .class > div { display: grid; grid-template-columns: repeat(6, 1fr); gap: .3rem; }
-.class .frame { width: auto; height: auto; aspect-ratio: 1; border-radius: .25rem; }
 .group { display: flex; gap: .9rem; align-items: flex-start; border-top: 1px solid var(--rule); padding: .7rem 0; }
-.group .frame { flex: none; width: 4.5rem; height: 4.5rem; border-radius: .35rem; overflow: hidden; }
+.group .frame { flex: none; width: 4.5rem; }
 .group ul { margin: 0; padding: 0; list-style: none; font-size: .9rem; min-width: 0; overflow-wrap: anywhere; }
 .swatch {
   display: inline-block; width: 1.1em; height: 1.1em; border-radius: .25em; border: 1px solid var(--rule);
@@ -116,7 +117,6 @@ footer { max-width: 68rem; margin: 0 auto; padding: .4rem 1.25rem 2.5rem; font-s
 @media (max-width: 34rem) {
   body { font-size: 15px; } header { padding-top: 1.4rem; } h1 { font-size: 1.6rem; }
   section { padding: 1rem .9rem; } main, header, footer { padding-left: .8rem; padding-right: .8rem; }
-  figure { width: calc(33.3% - .5rem); } figure .frame { width: 100%; height: auto; aspect-ratio: 1; }
   td, th { padding-right: .6rem; }
 }
 @media print { section { break-inside: avoid; } nav { display: none; } }
