@@ -22,6 +22,9 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
+from data_prep.card.facts import SOURCE_SIZES, gather_facts
+from data_prep.card.page import CARD_FILE, write_card
+from data_prep.card.sizes import SizeHistogram
 from data_prep.config import PREPARE_SCHEMAS, EncodedLayoutConfig, PackedLayoutConfig, PrepareConfig
 from data_prep.encode import packed_layout
 from data_prep.engines.local import run_local
@@ -144,7 +147,10 @@ def _finished(store: Store, config: PrepareConfig) -> DataSet:
         raise UserError(f"out={config.out}: holds a data set whose plan is gone; choose another folder")
     # Library versions matter only while bytes are still to be made.
     _check_same_choices(plan, config, {**choices_of(config), "versions": plan["choices"]["versions"]})
-    remove_receipts(store)  # a run killed right after dataset.json leaves some
+    # A run killed right after dataset.json leaves this.
+    if store.size_of(CARD_FILE) is None:
+        _make_card(store)
+    remove_receipts(store)
     log.info("%s is already prepared", config.out)
     with data_set_view(store) as data_set:
         return data_set
@@ -373,11 +379,27 @@ def finish(
             "layout": _layout_facts(config, source, tasks[0].label_bytes),
             "splits": splits,
             "statistics": _statistics([receipt for task, receipt in in_order if task.split == source.splits[0]]),
+            SOURCE_SIZES: _source_sizes(receipts.values()),
             "rejected": publish_rejected(store.publish, rejected),
             "provenance": choices,
         },
     )
+    _make_card(store)
     remove_receipts(store)
+
+
+def _make_card(store: Store) -> None:
+    """Write card.html of the finished data set."""
+    with data_set_view(store) as data_set:
+        write_card(data_set.root, gather_facts(data_set))
+
+
+def _source_sizes(receipts: Iterable[dict[str, Any]]) -> dict[str, Any]:
+    """Return the sizes that images had before they were prepared, of all splits."""
+    sizes = SizeHistogram()
+    for receipt in receipts:
+        sizes.merge(SizeHistogram.from_plain(receipt[SOURCE_SIZES]))
+    return sizes.to_plain()
 
 
 def _layout_facts(config: PrepareConfig, source: Source, label_bytes: int | None) -> dict[str, Any]:

@@ -22,6 +22,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow.parquet as pq
 
+from data_prep.card.sizes import SizeHistogram
 from data_prep.config import PrepareConfig
 from data_prep.encode import Box, Stored, make_encoder
 from data_prep.plan import read_planned_shard
@@ -103,9 +104,11 @@ class _Tally:
     rejected: list[tuple[int, dict[str, Any]]] = field(default_factory=list)
     sums: npt.NDArray[np.int64] | None = None
     num_pixels: int = 0
+    source_sizes: SizeHistogram = field(default_factory=SizeHistogram)
     seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(STAGES, 0.0))
 
     def add(self, stored: Stored) -> None:
+        self.source_sizes.add(stored.source_width, stored.source_height)
         if stored.channel_sums is not None and stored.channel_square_sums is not None:
             both = np.stack([stored.channel_sums, stored.channel_square_sums])
             self.sums = both if self.sums is None else self.sums + both
@@ -144,6 +147,7 @@ def build_shard(task: ShardTask, report: ReportProgress = lambda _items, _bytes:
         "num_pixels": tally.num_pixels,
         "channel_sums": [] if tally.sums is None else tally.sums[0].tolist(),
         "channel_square_sums": [] if tally.sums is None else tally.sums[1].tolist(),
+        "source_sizes": tally.source_sizes.to_plain(),
         "seconds": tally.seconds,
     }
     publish_receipt(store, task, receipt)
