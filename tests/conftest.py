@@ -13,6 +13,9 @@ from synthetic_data import TRAIN_SAMPLES, VAL_SAMPLES, make_synthetic
 
 # Timings never decide a test.
 hypothesis.settings.register_profile("untimed", deadline=None)
+hypothesis.settings.register_profile(
+    "fuzz", deadline=None, max_examples=20_000, suppress_health_check=list(hypothesis.HealthCheck)
+)
 hypothesis.settings.load_profile("untimed")
 # Tiny tensors gain nothing from threads, and ranks beside them lose.
 torch.set_num_threads(1)

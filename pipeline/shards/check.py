@@ -148,7 +148,7 @@ def _check_record(content: bytes, row: IndexRows, data_set: DataSet) -> str:
     if zlib.crc32(content) != int(row["crc32"]):
         raise ValueError("its CRC-32 is not the sidecar's")
     members = list(_members(content))
-    names = [name for name, _, _ in members]
+    names = [name for name, _, _ in members] or [""]
     key, _, extension = names[-1].partition(".")
     packed = data_set.packed
     if not KEY_PATTERN.fullmatch(key) or names[:-1] not in _heads(key, data_set):
