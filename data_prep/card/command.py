@@ -16,7 +16,7 @@ from typing import Any
 from data_prep.config import PREPARE_SCHEMAS
 
 # What needs no quotes in an override, and is not taken for a number or null either.
-_PLAIN_TEXT = re.compile(r"[A-Za-z_./~-][\w./:~@+-]*")
+_PLAIN_TEXT = re.compile(r"[A-Za-z_./~-][\w./:@+-]*", re.ASCII)
 _WORDS = {"null", "true", "false", "none", "nan", "inf", "yes", "no", "on", "off"}
 
 

@@ -63,7 +63,7 @@ td { overflow-wrap: anywhere; }
   overflow-wrap: anywhere;
 }
 .id { white-space: nowrap; }
-td.share { width: 34%; min-width: 6rem; vertical-align: middle; padding-right: 0; }
+td.share { width: 26%; min-width: 4rem; vertical-align: middle; padding-right: 0; }
 td.share > i { display: block; height: .7rem; background: var(--c0); border-radius: 0 2px 2px 0; }
 .columns {
   display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 24rem), 1fr)); gap: 0 2rem;
@@ -83,7 +83,9 @@ td.share > i { display: block; height: .7rem; background: var(--c0); border-radi
   font-size: .9rem;
 }
 .legend svg { vertical-align: middle; margin-right: .4rem; }
-.pictures { display: grid; grid-template-columns: repeat(auto-fill, minmax(5.5rem, 1fr)); gap: .8rem .6rem; margin: .5rem 0; }
+.pictures {
+  display: grid; grid-template-columns: repeat(auto-fill, minmax(5.5rem, 1fr)); gap: .8rem .6rem; margin: .5rem 0;
+}
 figure { margin: 0; min-width: 0; }
 .frame {
   display: flex; align-items: center; justify-content: center; aspect-ratio: 1; min-width: 0; overflow: hidden;

@@ -133,10 +133,19 @@ def test_counts_are_those_of_the_groups(data_set: DataSet) -> None:
             assert duplicates.num_shared(split, other) == sum(shared)
 
 
-def test_a_group_can_be_cut(packed: DataSet) -> None:
-    duplicates = find_duplicates(packed)
-    assert duplicates.group(0, limit=2) == duplicates.group(0)[:2]
-    assert duplicates.group(0, limit=10_000) == duplicates.group(0)
+@pytest.mark.parametrize("limit", [1, 2, 3, 4, 7, 10_000])
+def test_a_group_that_is_cut_keeps_one_of_each_split(data_set: DataSet, limit: int) -> None:
+    duplicates = find_duplicates(data_set)
+    for number, whole in enumerate(groups_of(duplicates)):
+        cut = duplicates.group(number, limit=limit)
+        assert len(cut) == min(limit, len(whole))
+        assert [member for member in whole if member in cut] == cut
+        splits = {split for split, _ in whole}
+        assert len({split for split, _ in cut}) == min(limit, len(splits))
+        # What is not needed for that are the first members.
+        of_splits = {next(member for member in whole if member[0] == split) for split in splits}
+        others = [member for member in cut if member not in of_splits]
+        assert others == [member for member in whole if member not in of_splits][: len(others)]
 
 
 def test_no_duplicates_give_no_groups(tmp_path: Path) -> None:
