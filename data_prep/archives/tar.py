@@ -16,14 +16,15 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple
 
-from data_prep.archives.names import member_name
+from data_prep.archives.names import RefusedNameError, member_name
 from data_prep.archives.tar_header import (
     EXTENSION_KINDS,
     FOLDER_KIND,
     MAX_EXTENSION_BYTES,
     REFUSED_KINDS,
     REGULAR_KINDS,
-    Extensions,
+    Extension,
+    parse_extension,
     parse_header,
 )
 from pipeline.shards.errors import DamageError, UserError
@@ -65,38 +66,38 @@ def walk_tar(store: Store, name: str, *, start: int = 0, end: int | None = None)
         if end is None:
             raise UserError(f"{store.location}/{name}: missing")
     blocks = _Blocks(store, name, end=end)
-    extensions = Extensions()
+    extension: Extension | None = None
     offset = start
     while (block := blocks.read(offset, BLOCK_BYTES)) != _END_BLOCK:
+        content = offset + BLOCK_BYTES
         try:
             kind, raw_name, size_bytes = parse_header(block)
             if kind in EXTENSION_KINDS:
-                if size_bytes > MAX_EXTENSION_BYTES:
-                    raise ValueError(f"a long name or pax records of {size_bytes} bytes")
-                extensions.add(kind, blocks.read(offset + BLOCK_BYTES, size_bytes))
-            elif extensions:
-                raw_name, size_bytes = extensions.applied(raw_name, size_bytes)
-                extensions = Extensions()
+                extension = _next_extension(extension, kind, blocks, content, size_bytes)
+            elif extension:
+                raw_name, size_bytes = extension.applied(raw_name, size_bytes)
+                extension = None
         except ValueError as error:
             raise DamageError(f"{blocks.at(offset)}: no whole header of a tar member: {error}") from None
-        content = offset + BLOCK_BYTES
         if size_bytes > end - content:
             raise DamageError(f"{blocks.at(offset)}: {raw_name[:200]!r} has {size_bytes} bytes, past the end at {end}")
-        if kind in REGULAR_KINDS:
-            member = member_name(raw_name, where=blocks.at(offset))
-            if member and not member.endswith("/"):
+        if kind in REGULAR_KINDS or kind == FOLDER_KIND:
+            try:
+                member = member_name(raw_name)
+            except RefusedNameError as error:
+                raise UserError(f"{blocks.at(offset)}: {error}") from None
+            if kind == FOLDER_KIND or (kind == 0 and raw_name.endswith(b"/")):
+                if size_bytes:
+                    raise DamageError(f"{blocks.at(offset)}: folder {raw_name[:200]!r} has content")
+            elif not member or member.endswith("/"):
+                raise UserError(f"{blocks.at(offset)}: a file by the name {raw_name[:200]!r}; refused")
+            else:
                 yield TarMember(member, content, size_bytes)
-            elif kind != 0 or size_bytes:  # a folder in tars from before 1988
-                raise UserError(f"{blocks.at(offset)}: a file with the name {raw_name[:200]!r}; refused")
-        elif kind == FOLDER_KIND:
-            member_name(raw_name, where=blocks.at(offset))
-            if size_bytes:
-                raise DamageError(f"{blocks.at(offset)}: folder {raw_name[:200]!r} with content")
         elif kind not in EXTENSION_KINDS:
             what = REFUSED_KINDS.get(kind, f"a member of kind {chr(kind)!r}")
             raise UserError(f"{blocks.at(offset)}: {raw_name[:200]!r} is {what}; refused, make the tar anew without it")
         offset = content + padded_bytes(size_bytes)
-    if extensions:
+    if extension:
         raise DamageError(f"{blocks.at(offset)}: the tar ends where the member of a long name should stand")
     _check_end(blocks, offset)
 
@@ -121,6 +122,22 @@ def walk_tars_concurrently(
         finally:
             for future in waiting:
                 future.cancel()
+
+
+def _next_extension(
+    before: Extension | None, kind: int, blocks: _Blocks, offset: int, size_bytes: int
+) -> Extension | None:
+    """Return what stands before the next member, after one more extension was read.
+
+    Raises:
+        ValueError: the extension is too long or of the wrong form, or one of two.
+    """
+    if size_bytes > MAX_EXTENSION_BYTES:
+        raise ValueError(f"a long name or pax records of {size_bytes} bytes")
+    found = parse_extension(kind, blocks.read(offset, size_bytes))
+    if before and found:
+        raise ValueError("a second long name, or second pax records, of one member")
+    return before or found
 
 
 def _walk_part(store: Store, name: str, start: int, end: int | None) -> list[TarMember]:

@@ -9,6 +9,7 @@ reader which name counts, and are refused. Of pax records only path and size mat
 from __future__ import annotations
 
 import zlib
+from dataclasses import dataclass
 
 REGULAR_KINDS = b"0\x007"  # plain, plain in tars from before 1988, contiguous
 FOLDER_KIND = ord("5")
@@ -24,7 +25,8 @@ REFUSED_KINDS = {
 }
 MAX_EXTENSION_BYTES = 1 << 16
 
-_LONG_NAME_KIND, _PAX_KIND, _PAX_GLOBAL_KIND = EXTENSION_KINDS
+_LONG_NAME_KIND, _PAX_KIND, _ = EXTENSION_KINDS
+_MAX_SIZE_DIGITS = 19
 _USTAR_MAGIC = b"ustar\0"  # GNU's has a space instead, and other things than a prefix where that stands
 _CHECKSUM_BLANK = 8 * ord(" ")
 
@@ -37,7 +39,8 @@ def parse_header(block: bytes) -> tuple[int, bytes, int]:
     """
     # Adler-32's low half is one more than the sum of the bytes, modulo 65,521; 512 ASCII bytes stay below that.
     total = (zlib.adler32(block) & 0xFFFF) - 1 if block.isascii() else sum(block)
-    if total - sum(block[148:156]) + _CHECKSUM_BLANK != _number(block[148:156]):
+    stored = block[148:156]
+    if total - sum(stored) + _CHECKSUM_BLANK != _number(stored):
         raise ValueError("its checksum differs")
     name = block[:100].partition(b"\0")[0]
     if block[345] and block[257:263] == _USTAR_MAGIC:
@@ -56,49 +59,40 @@ def _number(field: bytes) -> int:
     raise ValueError(f"{field!r} is no number")
 
 
-class Extensions:
-    """What stands before a member and changes its name or size. False while there is nothing."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Extension:
+    """The name or the size of the member that follows; None: its own header's."""
 
-    def __init__(self) -> None:
-        self._name: bytes | None = None
-        self._size_bytes: int | None = None
-        self._kind = 0
-
-    def __bool__(self) -> bool:
-        return self._kind != 0
-
-    def add(self, kind: int, content: bytes) -> None:
-        """Take the content of an extension.
-
-        Raises:
-            ValueError: saying what is wrong with it.
-        """
-        if kind == _PAX_GLOBAL_KIND:
-            named = _parse_pax(content).keys() & {b"path", b"size"}
-            if named:
-                raise ValueError("a name or a size for all members that follow")
-            return
-        if self._kind:
-            raise ValueError("a second long name, or second pax records, of one member")
-        self._kind = kind
-        if kind == _LONG_NAME_KIND:
-            self._name = content.partition(b"\0")[0]
-            return
-        records = _parse_pax(content)
-        if any(key.startswith(b"GNU.sparse.") for key in records):
-            raise ValueError("a sparse file; make the tar anew without --sparse")
-        self._name = records.get(b"path")
-        if b"size" in records:
-            if not records[b"size"].isdigit() or len(records[b"size"]) > 19:
-                raise ValueError(f"a size of {records[b'size'][:40]!r}")
-            self._size_bytes = int(records[b"size"])
+    name: bytes | None
+    size_bytes: int | None
 
     def applied(self, name: bytes, size_bytes: int) -> tuple[bytes, int]:
-        """Return the name and the size of the member that follows, whose own header has these."""
+        """Return the name and the size of the member whose own header has these."""
         return (
-            name if self._name is None else self._name,
-            size_bytes if self._size_bytes is None else self._size_bytes,
+            name if self.name is None else self.name,
+            size_bytes if self.size_bytes is None else self.size_bytes,
         )
+
+
+def parse_extension(kind: int, content: bytes) -> Extension | None:
+    """Return what an extension of one of `EXTENSION_KINDS` says of the next member, None for nothing.
+
+    Raises:
+        ValueError: saying what is wrong with it.
+    """
+    if kind == _LONG_NAME_KIND:
+        return Extension(name=content.partition(b"\0")[0], size_bytes=None)
+    records = _parse_pax(content)
+    if any(key.startswith(b"GNU.sparse.") for key in records):
+        raise ValueError("a sparse file; make the tar anew without --sparse")
+    size = records.get(b"size")
+    if size is not None and (not size.isdigit() or len(size) > _MAX_SIZE_DIGITS):
+        raise ValueError(f"a size of {size[:40]!r}")
+    if kind == _PAX_KIND:
+        return Extension(name=records.get(b"path"), size_bytes=None if size is None else int(size))
+    if size is not None or b"path" in records:
+        raise ValueError("one name or size for all members that follow")
+    return None
 
 
 def _parse_pax(content: bytes) -> dict[bytes, bytes]:
