@@ -17,10 +17,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
-import numpy as np
-
 from data_prep.archives.tar import walk_tar, walk_tars_concurrently
-from data_prep.sources.base import MAX_BATCH_ITEMS, Items
 from data_prep.sources.folder import IMAGE_EXTENSIONS
 from data_prep.sources.wordnet import MAX_SYNSETS, is_wordnet_id
 from pipeline.shards.errors import DamageError, UserError
@@ -131,27 +128,3 @@ def tell_others(others: Counter[str], *, where: str) -> None:
     if others:
         most = ", ".join(f"{extension}: {count}" for extension, count in others.most_common(5))
         logger.warning("%s: left out: %d files that are no images by their extension (%s)", where, others.total(), most)
-
-
-def items_of(classes: Iterable[tuple[int, Sequence[Image]]]) -> Iterator[Items]:
-    """Turn (class number, images) in turn into tables of MAX_BATCH_ITEMS rows, the last with what is left."""
-    labels: list[int] = []
-    images: list[Image] = []
-    for label, found in classes:
-        images += found
-        labels += [label] * len(found)
-        while len(images) >= MAX_BATCH_ITEMS:
-            yield _table(labels[:MAX_BATCH_ITEMS], images[:MAX_BATCH_ITEMS])
-            del labels[:MAX_BATCH_ITEMS], images[:MAX_BATCH_ITEMS]
-    if images:
-        yield _table(labels, images)
-
-
-def _table(labels: list[int], images: list[Image]) -> Items:
-    return Items(
-        labels=np.array(labels, dtype=np.int64),
-        source_keys=[image.key for image in images],
-        paths=[image.path for image in images],
-        offsets=np.array([image.offset for image in images], dtype=np.int64),
-        sizes_bytes=np.array([image.size_bytes for image in images], dtype=np.int64),
-    )

@@ -18,27 +18,23 @@ from pathlib import Path
 
 from data_prep.archives.zip import read_zip_entry
 from data_prep.sources.base import Items
-from data_prep.sources.class_tars import Image, items_of
-from data_prep.sources.imagenet_labels import DEVKIT_ARCHIVE, SOLUTION_FILE, Labels, find_labels
+from data_prep.sources.class_tars import Image
+from data_prep.sources.imagenet_labels import DEVKIT_ARCHIVE, Labels, find_labels
 from data_prep.sources.imagenet_places import (
     KAGGLE_FOLDER,
     KAGGLE_ZIP,
-    MAX_IMAGE_BYTES,
     TRAIN_ARCHIVE,
     VAL_ARCHIVE,
-    Train,
-    Val,
+    Places,
     find_places,
 )
-from data_prep.sources.wordnet import WORDS_FILES, class_names
+from data_prep.sources.rows import MAX_IMAGE_BYTES, Row, gathered
+from data_prep.sources.wordnet import class_names
 from pipeline.shards.errors import UserError
 from pipeline.shards.task import Task
 from pipeline.storage import Store, open_store
 
 logger = logging.getLogger(__name__)
-
-# Files that say which folder the publishers' lists lie in.
-_LIST_FILES = (DEVKIT_ARCHIVE, SOLUTION_FILE, WORDS_FILES[0])
 
 
 def open_imagenet1k(root: str) -> Imagenet1kSource:
@@ -48,10 +44,10 @@ def open_imagenet1k(root: str) -> Imagenet1kSource:
         UserError: none of its forms is there; the message says where each can be had.
     """
     store = open_store(root)
-    train, val = find_places(store)
-    if train is None and val is None:
+    places = find_places(store)
+    if places.train is None and places.val is None:
         raise UserError(_missing(root, store))
-    return Imagenet1kSource(store, train=train, val=val, lists=_lists_store(store))
+    return Imagenet1kSource(store, places=places)
 
 
 class Imagenet1kSource:
@@ -61,16 +57,16 @@ class Imagenet1kSource:
     task = Task.classification
     native_shape = None
 
-    def __init__(self, store: Store, *, train: Train | None, val: Val | None, lists: Store) -> None:
+    def __init__(self, store: Store, *, places: Places) -> None:
         self._store = store
-        self._train = train
-        self._val = val
-        self._lists = lists
+        self._places = places
 
     @property
     def splits(self) -> tuple[str, ...]:
         """train, val, or both."""
-        return tuple(name for name, place in (("train", self._train), ("val", self._val)) if place is not None)
+        return tuple(
+            name for name, place in (("train", self._places.train), ("val", self._places.val)) if place is not None
+        )
 
     @cached_property
     def class_ids(self) -> tuple[str, ...]:
@@ -79,7 +75,7 @@ class Imagenet1kSource:
         Raises:
             UserError: a class tar or folder that the list does not name.
         """
-        found = set(self._train.class_ids()) if self._train else set()
+        found = set(self._places.train.class_ids()) if self._places.train else set()
         listed = self._labels.class_ids
         if listed is None:
             in_folders = (class_id for _, class_id in self._val_images if class_id)
@@ -88,7 +84,7 @@ class Imagenet1kSource:
         if unknown:
             raise UserError(
                 f"source.root={self._store.location}: train has class {unknown[0]}, which the list of {len(listed):,}"
-                f" classes in {self._lists.location} does not name ({len(unknown)} such); is it another ImageNet?"
+                f" classes in {self._places.lists.location} does not name ({len(unknown)} such);"
                 " source=imagenet21k takes any classes"
             )
         return listed
@@ -105,7 +101,7 @@ class Imagenet1kSource:
             UserError, DamageError: an archive or a list is not what it should be, or they do not fit together.
         """
         numbers = {class_id: number for number, class_id in enumerate(self.class_ids)}
-        yield from items_of(self._val_rows(numbers) if split == "val" else self._train_rows(numbers))
+        yield from gathered(self._val_rows(numbers) if split == "val" else self._train_rows(numbers))
 
     def read(self, *, path: str, offset: int, size_bytes: int) -> bytes:
         """Return an image file's bytes.
@@ -119,22 +115,23 @@ class Imagenet1kSource:
 
     @cached_property
     def _labels(self) -> Labels:
-        return find_labels(self._lists)
+        return find_labels(self._places.lists)
 
     @cached_property
     def _val_images(self) -> list[tuple[Image, str | None]]:
-        return self._val.images() if self._val else []
+        return self._places.val.images() if self._places.val else []
 
-    def _train_rows(self, numbers: dict[str, int]) -> Iterator[tuple[int, list[Image]]]:
-        assert self._train is not None
+    def _train_rows(self, numbers: dict[str, int]) -> Iterator[Row]:
+        assert self._places.train is not None
         num_classes = 0
-        for class_id, images in self._train.images():
+        for class_id, images in self._places.train.images():
             num_classes += bool(images)
-            yield numbers[class_id], images
+            label = numbers[class_id]
+            yield from (Row(label, *image) for image in images)
         if num_classes < len(numbers):
             logger.info("train has images of %s of the %s classes", f"{num_classes:,}", f"{len(numbers):,}")
 
-    def _val_rows(self, numbers: dict[str, int]) -> Iterator[tuple[int, list[Image]]]:
+    def _val_rows(self, numbers: dict[str, int]) -> Iterator[Row]:
         images = [image for image, _ in self._val_images]
         class_ids = [class_id for _, class_id in self._val_images]
         if None in class_ids:
@@ -142,27 +139,14 @@ class Imagenet1kSource:
         for image, class_id in zip(images, class_ids, strict=True):
             if class_id not in numbers:
                 raise UserError(f"{self._store.location}: val has {image.key} of class {class_id}, which is in no list")
-            yield numbers[class_id], [image]
-
-
-def _lists_store(store: Store) -> Store:
-    """Return the root, or one of the folders above it: Kaggle's lists lie beside ILSVRC, CLS-LOC is three below."""
-    places = [store]
-    if (path := store.local_path("train")) is not None:
-        above = path.parent.resolve().parents[:3]
-        if path.parent.resolve().name in ("ILSVRC", "CLS-LOC"):
-            places += [open_store(str(folder)) for folder in above]
-    for place in places:
-        if any(place.size_of(name) is not None for name in _LIST_FILES):
-            return place
-    return store
+            yield Row(numbers[class_id], *image)
 
 
 def _missing(root: str, store: Store) -> str:
     """Return what to do where nothing is found: where each form can be had, and what to type."""
-    folder = root.rstrip("/") or "/"
     remote = store.local_path("train") is None
     absent = not remote and not Path(root).expanduser().is_dir()
+    folder = "." if remote else root
     return (
         f"source.root={root}: {'no such folder' if absent else 'no ImageNet-1k in it'}; looked for {TRAIN_ARCHIVE},"
         f" {VAL_ARCHIVE} (with {DEVKIT_ARCHIVE}), {KAGGLE_FOLDER}/train and val, {KAGGLE_ZIP}."
@@ -170,6 +154,6 @@ def _missing(root: str, store: Store) -> str:
         " The tars: https://image-net.org/download-images (ILSVRC2012). The zip:"
         " https://www.kaggle.com/competitions/imagenet-object-localization-challenge, then"
         f" `kaggle competitions download -c imagenet-object-localization-challenge -p {folder}`."
-        f' Put either into {folder} as it is, then type: make prepare-data ARGS="source=imagenet1k source.root={root}'
+        f' Put either into {root} as it is, then type: make prepare-data ARGS="source=imagenet1k source.root={root}'
         ' out=data/imagenet1k-64 layout.resolution=64"'
     )

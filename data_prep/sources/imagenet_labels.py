@@ -20,9 +20,8 @@ from dataclasses import dataclass, field
 
 from data_prep.sources.bounded import read_tar_gz
 from data_prep.sources.mat5 import read_struct_rows
-from data_prep.sources.wordnet import checked_words, decoded, find_words, is_wordnet_id, lines_of, read_text
+from data_prep.sources.wordnet import Lists, checked_words, decoded, find_words, is_wordnet_id, lines_of, read_text
 from pipeline.shards.errors import DamageError, UserError
-from pipeline.storage import Store
 
 DEVKIT = "ILSVRC2012_devkit_t12"
 DEVKIT_ARCHIVE = f"{DEVKIT}.tar.gz"
@@ -44,6 +43,7 @@ class Labels:
     """What the lists say.
 
     Attributes:
+        place: the folder that was looked in, for errors.
         where: the list that the validation labels come from, for errors; "" where there is none.
         class_ids: sorted WordNet ids of all classes; None where no list says which there are.
         words: words for people, by WordNet id.
@@ -51,6 +51,7 @@ class Labels:
         by_name: WordNet ids by the validation image's name, without its extension.
     """
 
+    place: str
     where: str = ""
     class_ids: tuple[str, ...] | None = None
     words: Mapping[str, str] = field(default_factory=dict)
@@ -67,8 +68,8 @@ class Labels:
         names = list(names)
         if not self.where:
             raise UserError(
-                f"{len(names):,} validation images and no list that says what they show; put {DEVKIT_ARCHIVE}"
-                f" or {SOLUTION_FILE} beside them"
+                f"{self.place}: {len(names):,} validation images and no list that says what they show;"
+                f" put {DEVKIT_ARCHIVE} or {SOLUTION_FILE} beside them"
             )
         if self.by_number and len(self.by_number) != len(names):
             raise DamageError(f"{self.where}: {len(self.by_number):,} labels for {len(names):,} validation images")
@@ -89,13 +90,14 @@ class Labels:
         return self.by_number[number - 1]
 
 
-def find_labels(store: Store) -> Labels:
+def find_labels(store: Lists) -> Labels:
     """Return what the lists in a store's top folder say; an empty answer where there are none.
 
     Raises:
         UserError: a ground truth in the kit's own ids, without the kit.
         DamageError: a list is not of its form, or names a class that the list of classes does not have.
     """
+    place = store.location
     devkit = _find_devkit(store)
     listed = find_words(store)
     words: dict[str, str] = dict(listed[1]) if listed else {}
@@ -107,25 +109,25 @@ def find_labels(store: Store) -> Labels:
         if devkit.ground_truth is not None:
             where = f"{devkit.where}: {GROUND_TRUTH_FILE}"
             ids = parse_ground_truth(devkit.ground_truth, synset_ids=[class_id for class_id, _ in synsets], where=where)
-            return Labels(where=where, class_ids=class_ids, words=words, by_number=ids)
+            return Labels(place=place, where=where, class_ids=class_ids, words=words, by_number=ids)
     elif listed and listed[0] in ("LOC_synset_mapping.txt", "synset_words.txt"):  # these list the classes, no others
         class_ids = tuple(sorted(words))
-    where = f"{store.location}/{SOLUTION_FILE}"
+    where = f"{place}/{SOLUTION_FILE}"
     if store.size_of(SOLUTION_FILE) is not None:
         by_name = parse_solution(read_text(store, SOLUTION_FILE), where=where)
         _check_known(by_name.values(), class_ids=class_ids, where=where)
-        return Labels(where=where, class_ids=class_ids, words=words, by_name=by_name)
-    where = f"{store.location}/{SYNSET_LABELS_FILE}"
+        return Labels(place=place, where=where, class_ids=class_ids, words=words, by_name=by_name)
+    where = f"{place}/{SYNSET_LABELS_FILE}"
     if store.size_of(SYNSET_LABELS_FILE) is not None:
         ids = parse_synset_labels(read_text(store, SYNSET_LABELS_FILE), where=where)
         _check_known(ids, class_ids=class_ids, where=where)
-        return Labels(where=where, class_ids=class_ids, words=words, by_number=ids)
+        return Labels(place=place, where=where, class_ids=class_ids, words=words, by_number=ids)
     if store.size_of(GROUND_TRUTH_FILE) is not None:
         raise UserError(
-            f"{store.location}/{GROUND_TRUTH_FILE}: its numbers are the development kit's own, which only its meta.mat"
+            f"{place}/{GROUND_TRUTH_FILE}: its numbers are the development kit's own, which only its meta.mat"
             f" explains; put {DEVKIT_ARCHIVE} or {SOLUTION_FILE} beside it"
         )
-    return Labels(class_ids=class_ids, words=words)
+    return Labels(place=place, class_ids=class_ids, words=words)
 
 
 def parse_meta(content: bytes, *, where: str) -> list[tuple[str, str]]:
@@ -237,7 +239,7 @@ class _Devkit:
     ground_truth: str | None
 
 
-def _find_devkit(store: Store) -> _Devkit | None:
+def _find_devkit(store: Lists) -> _Devkit | None:
     """Return the development kit's two files, from its archive or from where it was unpacked."""
     if store.size_of(DEVKIT_ARCHIVE) is not None:
         where = f"{store.location}/{DEVKIT_ARCHIVE}"

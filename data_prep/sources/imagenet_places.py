@@ -1,8 +1,8 @@
 """Where the two splits of ImageNet-1k lie below a root, and their images: archives, folders, or Kaggle's one zip.
 
-    train, val = find_places(open_store("imagenet"))    # the tars, else class folders, else Kaggle's zip, else None
-    train.class_ids()                                   # ["n01440764", ...]
-    val.images()                                        # [(Image("ILSVRC2012_val_00000001.JPEG", ...), None), ...]
+    places = find_places(open_store("imagenet"))    # the tars, else class folders, else Kaggle's zip, else None
+    places.train.class_ids()                        # ["n01440764", ...]
+    places.val.images()                             # [(Image("ILSVRC2012_val_00000001.JPEG", ...), None), ...]
 
 Keys are the same in every form: `n01440764/n01440764_10026.JPEG` and `ILSVRC2012_val_00000001.JPEG`.
 """
@@ -17,7 +17,7 @@ from functools import cached_property
 from typing import Protocol
 
 from data_prep.archives.tar import walk_tar
-from data_prep.archives.zip import ZipEntry, list_zip
+from data_prep.archives.zip import ZipEntry, list_zip, read_zip_entry
 from data_prep.sources.class_tars import (
     ClassTar,
     Image,
@@ -27,9 +27,10 @@ from data_prep.sources.class_tars import (
     tars_inside,
     tell_others,
 )
-from data_prep.sources.wordnet import MAX_SYNSETS, is_wordnet_id
+from data_prep.sources.imagenet_labels import DEVKIT_ARCHIVE, SOLUTION_FILE
+from data_prep.sources.wordnet import MAX_SYNSETS, WORDS_FILES, Lists, is_wordnet_id
 from pipeline.shards.errors import UserError
-from pipeline.storage import Store
+from pipeline.storage import Store, open_store
 
 TRAIN_ARCHIVE = "ILSVRC2012_img_train.tar"
 VAL_ARCHIVE = "ILSVRC2012_img_val.tar"
@@ -37,8 +38,8 @@ KAGGLE_ZIP = "imagenet-object-localization-challenge.zip"
 KAGGLE_FOLDER = "ILSVRC/Data/CLS-LOC"
 # Below the root, where the root is the folder above ILSVRC, ILSVRC itself, or CLS-LOC.
 FOLDERS = (f"{KAGGLE_FOLDER}/", "Data/CLS-LOC/", "")
-# No genuine image comes near: the largest of ImageNet has about 15 MB.
-MAX_IMAGE_BYTES = 1 << 30
+# Files that say that the publishers' lists lie here.
+LIST_FILES = (DEVKIT_ARCHIVE, SOLUTION_FILE, WORDS_FILES[0])
 
 
 class Train(Protocol):
@@ -58,13 +59,40 @@ class Val(Protocol):
         """Return the images, sorted by key, each with its class where a folder says it."""
 
 
-def find_places(store: Store) -> tuple[Train | None, Val | None]:
-    """Return where the training and the validation images lie below a store's root, each in the first form found."""
-    kaggle_zip = _Zip(store) if store.size_of(KAGGLE_ZIP) is not None else None
-    return _find_train(store, kaggle_zip), _find_val(store, kaggle_zip)
+@dataclass(frozen=True)
+class Places:
+    """What was found; either split may be missing."""
+
+    store: Store
+    train: Train | None
+    val: Val | None
+    kaggle_zip: KaggleZip | None
+
+    @cached_property
+    def lists(self) -> Lists:
+        """Where the publishers' lists lie: the root, a folder above it, or the zip; the root where there are none.
+
+        Kaggle puts them beside the folder ILSVRC, three above CLS-LOC.
+        """
+        places: list[Lists] = [self.store]
+        inside = self.store.local_path("train")
+        if inside is not None and inside.parent.resolve().name in ("ILSVRC", "CLS-LOC"):
+            places += [open_store(str(folder)) for folder in inside.parent.resolve().parents[:3]]
+        places += [self.kaggle_zip] if self.kaggle_zip else []
+        return next(
+            (place for place in places if any(place.size_of(name) is not None for name in LIST_FILES)), places[0]
+        )
 
 
-def _find_train(store: Store, kaggle_zip: _Zip | None) -> Train | None:
+def find_places(store: Store) -> Places:
+    """Return where the images lie below a store's root, each split in the first form found."""
+    kaggle_zip = KaggleZip(store) if store.size_of(KAGGLE_ZIP) is not None else None
+    return Places(
+        store=store, train=_find_train(store, kaggle_zip), val=_find_val(store, kaggle_zip), kaggle_zip=kaggle_zip
+    )
+
+
+def _find_train(store: Store, kaggle_zip: KaggleZip | None) -> Train | None:
     if store.size_of(TRAIN_ARCHIVE) is not None:
         return _TrainTar(store)
     for prefix in FOLDERS:
@@ -73,7 +101,7 @@ def _find_train(store: Store, kaggle_zip: _Zip | None) -> Train | None:
     return _ZipTrain(kaggle_zip) if kaggle_zip else None
 
 
-def _find_val(store: Store, kaggle_zip: _Zip | None) -> Val | None:
+def _find_val(store: Store, kaggle_zip: KaggleZip | None) -> Val | None:
     if store.size_of(VAL_ARCHIVE) is not None:
         return _ValTar(store)
     for prefix in FOLDERS:
@@ -154,7 +182,7 @@ class _ValFolder:
 
 
 @dataclass(frozen=True)
-class _Zip:
+class KaggleZip:
     """Kaggle's zip; its list of 1.4 million entries is held in memory while it is planned from."""
 
     store: Store
@@ -162,6 +190,24 @@ class _Zip:
     @cached_property
     def entries(self) -> list[ZipEntry]:
         return list_zip(self.store, KAGGLE_ZIP)
+
+    @property
+    def location(self) -> str:
+        """The zip, as it is shown to people."""
+        return f"{self.store.location}/{KAGGLE_ZIP}"
+
+    def size_of(self, name: str) -> int | None:
+        """Return the unpacked size of a file, None where there is no such file."""
+        return next((entry.unpacked_bytes for entry in self.entries if entry.name == name), None)
+
+    def read_bytes(self, name: str, *, max_bytes: int) -> bytes:
+        """Return a whole file, unpacked."""
+        entry = next((entry for entry in self.entries if entry.name == name), None)
+        if entry is None:
+            raise UserError(f"{self.location}: {name} is missing in it")
+        return read_zip_entry(
+            self.store, KAGGLE_ZIP, offset=entry.offset, size_bytes=entry.size_bytes, max_bytes=max_bytes
+        )
 
     def images_below(self, folder: str) -> Iterator[Image]:
         prefix = f"{KAGGLE_FOLDER}/{folder}/"
@@ -172,7 +218,7 @@ class _Zip:
 
 @dataclass(frozen=True)
 class _ZipTrain:
-    zip: _Zip
+    zip: KaggleZip
 
     @cached_property
     def _by_class(self) -> dict[str, list[Image]]:
@@ -199,7 +245,7 @@ class _ZipTrain:
 
 @dataclass(frozen=True)
 class _ZipVal:
-    zip: _Zip
+    zip: KaggleZip
 
     def images(self) -> list[tuple[Image, str | None]]:
         return _val_images(list(self.zip.images_below("val")), where=f"{self.zip.store.location}/{KAGGLE_ZIP}")

@@ -13,9 +13,9 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from typing import Protocol
 
 from pipeline.shards.errors import DamageError, UserError
-from pipeline.storage import Store
 
 # All nouns of WordNet 3.0 are 82,115 synsets; words.txt lists each of them.
 MAX_SYNSETS = 100_000
@@ -26,6 +26,20 @@ WORDS_FILES = ("LOC_synset_mapping.txt", "words.txt", "imagenet_synset_to_lemma.
 IDS_FILE, LEMMAS_FILE = "imagenet21k_wordnet_ids.txt", "imagenet21k_wordnet_lemmas.txt"
 
 _WORDNET_ID = re.compile(r"n\d{8}")
+
+
+class Lists(Protocol):
+    """Where list files lie: a store, or the inside of an archive."""
+
+    @property
+    def location(self) -> str:
+        """The place, as it is shown to people."""
+
+    def size_of(self, name: str) -> int | None:
+        """Return a file's size in bytes, None where there is no such file."""
+
+    def read_bytes(self, name: str, *, max_bytes: int) -> bytes:
+        """Return a whole file. Raises DamageError where it is longer than `max_bytes`."""
 
 
 def is_wordnet_id(text: str) -> bool:
@@ -86,7 +100,7 @@ def lines_of(text: str, *, where: str, max_lines: int = MAX_SYNSETS) -> list[str
     return lines
 
 
-def read_text(store: Store, name: str, *, max_bytes: int = MAX_TEXT_BYTES) -> str:
+def read_text(store: Lists, name: str, *, max_bytes: int = MAX_TEXT_BYTES) -> str:
     """Return a text file of a store.
 
     Raises:
@@ -104,7 +118,7 @@ def decoded(content: bytes, *, where: str) -> str:
         raise DamageError(f"{where}: byte {error.start} is not UTF-8") from None
 
 
-def find_words(store: Store) -> tuple[str, dict[str, str]] | None:
+def find_words(store: Lists) -> tuple[str, dict[str, str]] | None:
     """Return the first list of words in a store's top folder, as (file name, words by id), or None."""
     for name in WORDS_FILES:
         if store.size_of(name) is not None:
