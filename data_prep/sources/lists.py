@@ -23,6 +23,7 @@ from data_prep.sources.classes import MAX_CLASSES, classes_of_labels, label_numb
 from data_prep.sources.image_sizes import ImageSizes
 from data_prep.sources.list_entries import Entry
 from data_prep.sources.rows import Row, gathered, read_image_file
+from data_prep.sources.spelling import shown
 from data_prep.store_file import open_stored
 from pipeline.shards.errors import UserError
 from pipeline.shards.keyed import make_key
@@ -192,8 +193,8 @@ class ListSource:
                 yield Row(label, f"{entry.path}#{entry.line}", entry.path, size_bytes=size_bytes or 0, box=entry.box)
             if not num_found:
                 raise UserError(
-                    f"{self._where}: none of the first {num_missing:,} images of {split} is below"
-                    f" {self._images.location}, such as {chunk[0].path}; say where they are with source.images=FOLDER"
+                    f"{self._where}: none of the first {num_missing:,} images of {split} is below {self._images.location},"
+                    f" such as {shown(chunk[0].path)}; say where they are with source.images=FOLDER"
                 )
         if num_missing:
             logger.warning("%s: %s listed images of %s are not there", self._where, f"{num_missing:,}", split)

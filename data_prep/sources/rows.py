@@ -18,7 +18,7 @@ from typing import BinaryIO, NamedTuple
 import numpy as np
 
 from data_prep.sources.base import MAX_BATCH_ITEMS, Items, Rejected
-from pipeline.shards.errors import UserError
+from pipeline.shards.errors import DamageError, UserError
 from pipeline.storage import Store
 
 MAX_IMAGE_BYTES = 1 << 28
@@ -68,9 +68,13 @@ def read_image_file(store: Store, path: str, *, size_bytes: int) -> bytes:
         UserError: it is gone, or of another length now.
     """
     check_image_bytes(size_bytes)
-    content = store.read_bytes(path, max_bytes=size_bytes + 1)
+    told = f"{store.location}/{path}: is no longer the {size_bytes} bytes that it had when it was listed"
+    try:
+        content = store.read_bytes(path, max_bytes=size_bytes)
+    except DamageError as error:
+        raise UserError(f"{told} ({error})") from None
     if len(content) != size_bytes:
-        raise UserError(f"{store.location}/{path}: is no longer the {size_bytes} bytes that it had when it was listed")
+        raise UserError(told)
     return content
 
 
