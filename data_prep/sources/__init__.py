@@ -14,6 +14,7 @@ from data_prep.config import (
     FolderSourceConfig,
     IdxSourceConfig,
     Imagenet1kSourceConfig,
+    Imagenet21kSourceConfig,
     JsonlSourceConfig,
     SourceConfig,
     SyntheticSourceConfig,
@@ -25,6 +26,7 @@ from data_prep.sources.default import open_default
 from data_prep.sources.folder import open_folder
 from data_prep.sources.idx import open_idx
 from data_prep.sources.imagenet1k import open_imagenet1k
+from data_prep.sources.imagenet21k import open_imagenet21k
 from data_prep.sources.list_entries import csv_entries, jsonl_entries
 from data_prep.sources.lists import open_list
 from data_prep.sources.synthetic import SyntheticSource
@@ -55,6 +57,8 @@ def open_source(config: SourceConfig, *, resolution: int | None) -> Source:
             return open_coco(config.root, task=config.task, min_size=config.min_size)
         case Imagenet1kSourceConfig():
             return open_imagenet1k(config.root)
+        case Imagenet21kSourceConfig():
+            return open_imagenet21k(config.root, min_images=config.min_images, val_per_class=config.val_per_class)
         case CsvSourceConfig() | JsonlSourceConfig():
             return open_list(
                 config.root,
