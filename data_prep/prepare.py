@@ -25,6 +25,7 @@ import pyarrow.parquet as pq
 from data_prep.card.facts import SOURCE_SIZES, gather_facts
 from data_prep.card.page import CARD_FILE, write_card
 from data_prep.card.sizes import SizeHistogram
+from data_prep.card.stored_set import CRCS_SUFFIX
 from data_prep.config import PREPARE_SCHEMAS, EncodedLayoutConfig, PackedLayoutConfig, PrepareConfig
 from data_prep.encode import packed_layout
 from data_prep.engines.local import run_local
@@ -272,6 +273,9 @@ def _remove_splits(store: Store, splits: set[str]) -> None:
     """Remove everything that was made of a source that has changed."""
     remove_receipts(store)
     store.remove(LEDGER_NAME)
+    for file in store.list_files(PLAN_FOLDER):
+        if file.name.endswith(CRCS_SUFFIX):
+            store.remove(file.name)
     for split in splits:
         store.remove(planned_name(split))
         if is_local(store):
@@ -391,7 +395,7 @@ def finish(
 def _make_card(store: Store) -> None:
     """Write card.html of the finished data set."""
     with data_set_view(store) as data_set:
-        write_card(data_set.root, gather_facts(data_set))
+        write_card(store.publish, gather_facts(data_set, store=store))
 
 
 def _source_sizes(receipts: Iterable[dict[str, Any]]) -> dict[str, Any]:

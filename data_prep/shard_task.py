@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import time
+import zlib
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -23,6 +24,7 @@ import numpy.typing as npt
 import pyarrow.parquet as pq
 
 from data_prep.card.sizes import SizeHistogram
+from data_prep.card.stored_set import publish_content_crcs
 from data_prep.config import PrepareConfig
 from data_prep.encode import Box, Stored, make_encoder
 from data_prep.plan import read_planned_shard
@@ -127,6 +129,7 @@ def build_shard(task: ShardTask, report: ReportProgress = lambda _items, _bytes:
     rows = planned_rows(task)
     tally = _Tally()
     records = _encode(task, rows, tally, report)
+    content_crcs = []
     started_s = time.perf_counter()
     with ShardWriter(publish_below(store, task.split), number=task.number) as writer:
         for row in rows:
@@ -140,6 +143,10 @@ def build_shard(task: ShardTask, report: ReportProgress = lambda _items, _bytes:
                     image_bytes=stored.image_bytes,
                     source_key=row["source_key"].encode(),
                 )
+                image_end = stored.image_offset + stored.image_bytes
+                content_crcs.append(zlib.crc32(memoryview(stored.record)[stored.image_offset : image_end]))
+    if writer.entry:
+        publish_content_crcs(store, split=task.split, shard=writer.name, crcs=content_crcs)
     tally.seconds["writing"] += time.perf_counter() - started_s
     receipt = {
         "entry": writer.entry,

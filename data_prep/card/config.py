@@ -9,7 +9,7 @@ from omegaconf import MISSING
 
 @dataclass(slots=True, kw_only=True)
 class CardConfig:
-    path: str = field(default=MISSING, metadata={"help": "folder of the data set"})
+    path: str = field(default=MISSING, metadata={"help": "folder or URL prefix of the data set"})
 
 
 CARD_SCHEMAS = {"root": CardConfig}

@@ -1,20 +1,18 @@
 """Exact duplicates: samples whose stored images are equal byte for byte, within a split or in two of them (leakage).
 
-    duplicates = find_duplicates(data_set)
+    duplicates = find_duplicates(StoredSet(data_set=data_set, store=store))
     duplicates.num_groups, duplicates.num_copies("train"), duplicates.num_shared("val", "train")
     duplicates.group(0)                         # [("train", 17), ("val", 3)]: ids
 
 Equal CRC-32 and equal length of two images make them candidates; 14 million samples give about 23,000 such pairs by
 chance. The candidates alone are read, and compared by SHA-256. No image is read for its CRC-32: preparation
-hands them over, or they follow from the sidecars (data_prep/card/content_crc.py). Twelve to sixteen bytes a sample are
-held.
+leaves them, or they follow from the sidecars (data_prep/card/content_crc.py). Sixteen bytes a sample are held.
 """
 
 from __future__ import annotations
 
 import hashlib
 import zlib
-from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -23,9 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from data_prep.card.content_crc import CrcArray, crcs_of_zeros, middle_crc32
-from data_prep.card.shard_bytes import opened
-from pipeline.shards.index import read_index
-from pipeline.shards.manifest import DataSet, ShardEntry
+from data_prep.card.stored_set import StoredSet, StoredShard
 from pipeline.shards.record import BLOCK_BYTES
 
 # Reading waits for the disk most of the time.
@@ -90,49 +86,43 @@ class Duplicates:
         return int(sizes[sizes[:, self.splits.index(other)] > 0, self.splits.index(split)].sum())
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Place:
-    """A shard, the number of its first sample, and its images' CRC-32 where they are known."""
-
-    shard: ShardEntry
-    start: int
-    content_crcs: CrcArray | None
-
-
-def find_duplicates(data_set: DataSet, *, content_crcs: Mapping[str, CrcArray] | None = None) -> Duplicates:
+def find_duplicates(stored: StoredSet) -> Duplicates | None:
     """Find all groups of equal stored images.
 
-    Args:
-        data_set: a finished one.
-        content_crcs: CRC-32 of each image's bytes without padding (`image_bytes` of them), by split, in the order of
-            ids. Where None, they follow from the sidecars and what stands before each image in its record.
+    Returns:
+        None where that would mean to fetch all shards: they are remote and their images' checksums are not there.
 
     Raises:
-        DamageError: a sidecar or a shard is missing or too short.
+        UserError: a shard is missing or cannot be read.
+        DamageError: a shard is too short, or its sidecar is not what the manifest says.
     """
-    places = _places(data_set, content_crcs or {})
-    keys = np.empty(sum(split.num_samples for split in data_set.splits.values()), dtype=np.uint64)
+    splits = stored.data_set.splits.values()
+    keys = np.empty(sum(split.num_samples for split in splits), dtype=np.uint64)
 
-    def fill_keys(place: _Place) -> None:
-        rows = read_index(place.shard.index_path, num_samples=place.shard.num_samples)
-        crcs = shard_content_crcs(place.shard) if place.content_crcs is None else place.content_crcs
-        keys[place.start : place.start + len(rows)] = candidate_keys(crcs, rows["image_bytes"])
+    def fill_keys(shard: StoredShard) -> bool:
+        crcs = stored.content_crcs(shard)
+        if crcs is None:
+            if stored.store.local_path(shard.name) is None:
+                return False
+            crcs = derived_crcs(stored, shard)
+        keys[shard.start : shard.end] = candidate_keys(crcs, stored.rows(shard)["image_bytes"])
+        return True
 
-    def fill_digests(place: _Place) -> None:
-        start, end = np.searchsorted(candidates, [place.start, place.start + place.shard.num_samples])
+    def fill_digests(shard: StoredShard) -> None:
+        start, end = np.searchsorted(candidates, [shard.start, shard.end])
         if start < end:
-            digests[start:end] = image_digests(place.shard, candidates[start:end] - place.start)
+            digests[start:end] = image_digests(stored, shard, candidates[start:end] - shard.start)
 
     with ThreadPoolExecutor(READING_THREADS) as pool:
-        list(pool.map(fill_keys, places))
+        if not all(pool.map(fill_keys, stored.shards())):
+            return None
         candidates = repeated(keys)
         digests = np.empty((len(candidates), 4), dtype=np.uint64)
-        list(pool.map(fill_digests, places))
+        list(pool.map(fill_digests, stored.shards()))
     numbers, group_starts = equal_runs(candidates, digests)
-    samples = [split.num_samples for split in data_set.splits.values()]
     return Duplicates(
-        splits=tuple(data_set.splits),
-        split_starts=np.cumsum([0, *samples]).astype(np.int64),
+        splits=tuple(split.name for split in splits),
+        split_starts=np.cumsum([0, *(split.num_samples for split in splits)]).astype(np.int64),
         numbers=numbers,
         group_starts=group_starts,
     )
@@ -179,24 +169,20 @@ def equal_runs(numbers: IdArray, digests: npt.NDArray[np.uint64]) -> tuple[IdArr
     return numbers[order[moves + np.arange(len(moves))]], group_starts
 
 
-def shard_content_crcs(shard: ShardEntry) -> CrcArray:
-    """Return the CRC-32 of each image of a shard, reading only what its records hold besides: some 1,536 bytes each.
-
-    Raises:
-        DamageError: the shard or its sidecar is missing or too short.
-    """
-    rows = read_index(shard.index_path, num_samples=shard.num_samples)
+def derived_crcs(stored: StoredSet, shard: StoredShard) -> CrcArray:
+    """Return the CRC-32 of each image of a shard, reading only what its records hold besides: some 1,536 bytes each."""
+    rows = stored.rows(shard)
     starts, image_starts = rows["record_offset"], rows["image_offset"]
     image_ends = image_starts + rows["image_bytes"]
     before = np.zeros(len(rows), dtype=np.uint32)
     after_bytes = (starts + rows["record_bytes"] - image_ends).astype(np.int64)
     # Less than a block is padding; a foreign record may have more members behind its image.
     after = crcs_of_zeros(BLOCK_BYTES)[np.minimum(after_bytes, BLOCK_BYTES)]
-    with opened(shard) as read_at:
-        for record, (start, end) in enumerate(zip(starts.tolist(), image_starts.tolist(), strict=True)):
-            before[record] = zlib.crc32(read_at(start, end - start))
-        for record in np.flatnonzero(after_bytes >= BLOCK_BYTES).tolist():
-            after[record] = zlib.crc32(read_at(int(image_ends[record]), int(after_bytes[record])))
+    for record, (start, end) in enumerate(zip(starts.tolist(), image_starts.tolist(), strict=True)):
+        before[record] = zlib.crc32(stored.read_at(shard, offset=start, size_bytes=end - start))
+    for record in np.flatnonzero(after_bytes >= BLOCK_BYTES).tolist():
+        piece = stored.read_at(shard, offset=int(image_ends[record]), size_bytes=int(after_bytes[record]))
+        after[record] = zlib.crc32(piece)
     return middle_crc32(
         rows["crc32"],
         before=before,
@@ -206,27 +192,13 @@ def shard_content_crcs(shard: ShardEntry) -> CrcArray:
     )
 
 
-def image_digests(shard: ShardEntry, records: IdArray) -> npt.NDArray[np.uint64]:
+def image_digests(stored: StoredSet, shard: StoredShard, records: IdArray) -> npt.NDArray[np.uint64]:
     """Read some images of a shard and return the SHA-256 of each, uint64 (images, 4)."""
-    rows = read_index(shard.index_path, num_samples=shard.num_samples)[records]
+    rows = stored.rows(shard)[records]
     digests = bytearray()
-    with opened(shard) as read_at:
-        for offset, size in zip(rows["image_offset"].tolist(), rows["image_bytes"].tolist(), strict=True):
-            digest = hashlib.sha256()
-            for start in range(0, size, PIECE_BYTES):
-                digest.update(read_at(offset + start, min(PIECE_BYTES, size - start)))
-            digests += digest.digest()
+    for offset, size in zip(rows["image_offset"].tolist(), rows["image_bytes"].tolist(), strict=True):
+        digest = hashlib.sha256()
+        for start in range(0, size, PIECE_BYTES):
+            digest.update(stored.read_at(shard, offset=offset + start, size_bytes=min(PIECE_BYTES, size - start)))
+        digests += digest.digest()
     return np.frombuffer(digests, dtype="<u8").astype(np.uint64).reshape(-1, 4)
-
-
-def _places(data_set: DataSet, content_crcs: Mapping[str, CrcArray]) -> list[_Place]:
-    places, start = [], 0
-    for split in data_set.splits.values():
-        known, first = content_crcs.get(split.name), start
-        if known is not None and len(known) != split.num_samples:
-            raise ValueError(f"content_crcs of {split.name}: {len(known)}, there are {split.num_samples} samples")
-        for shard in split.shards:
-            crcs = None if known is None else known[start - first : start - first + shard.num_samples]
-            places.append(_Place(shard=shard, start=start, content_crcs=crcs))
-            start += shard.num_samples
-    return places

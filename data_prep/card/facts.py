@@ -1,10 +1,12 @@
 """Everything that a card shows, gathered from a finished data set and from what its preparation hands over.
 
-    facts = gather_facts(read_data_set(Path("data/pets")), sizes_before=sizes)
+    store = open_store("data/pets")
+    with data_set_view(store) as data_set:
+        facts = gather_facts(data_set, store=store)
     facts.splits[0].class_counts[3], facts.duplicates.shared
 
 Sidecars are read shard by shard, images only for the grid and the duplicates: memory does not grow with the images but
-for twenty bytes a sample while duplicates are sought. Nothing depends on a clock, a host or the path of the data set.
+for 16 bytes a sample while duplicates are sought. Nothing depends on a clock, a host or the path of the data set.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import combinations, islice
 from pathlib import Path
@@ -22,17 +24,17 @@ import numpy as np
 import numpy.typing as npt
 
 from data_prep.card.command import command_of
-from data_prep.card.content_crc import CrcArray
 from data_prep.card.duplicates import Duplicates, find_duplicates
 from data_prep.card.samples import PickedIds, Thumbnail, thumbnail
-from data_prep.card.shard_bytes import opened
 from data_prep.card.sizes import SizeHistogram
+from data_prep.card.stored_set import StoredSet, StoredShard
 from pipeline.shards.errors import DamageError
-from pipeline.shards.index import IndexRows, check_index, read_index
+from pipeline.shards.index import IndexRows
 from pipeline.shards.keyed import make_key
-from pipeline.shards.manifest import DATA_SET_FILE, REJECTED_FILE, DataSet, ShardEntry, Split
+from pipeline.shards.manifest import DATA_SET_FILE, REJECTED_FILE, DataSet, Split
 from pipeline.shards.record import PackedLayout
 from pipeline.shards.task import Task
+from pipeline.storage import Store
 
 # Pictures of the first split's samples, and of each other split's; spread evenly over up to so many classes.
 NUM_PICTURES = 60
@@ -129,6 +131,7 @@ class CardFacts:
         class_ids: the source's own ids, equal to `classes` where it has none.
         channels: names of the channels of `mean` and `std`, which are in 0..255; empty where nothing was decoded.
         sizes_before: of the source's images; None where they are not known.
+        duplicates: None where they were not sought.
         provenance: (dotted name, value) of what the data set was prepared with.
         command: what to type to make the data set again; None where that is not known.
     """
@@ -145,7 +148,7 @@ class CardFacts:
     sizes_before: SizeHistogram | None
     sizes_after: SizeHistogram
     samples: tuple[SampleFacts, ...]
-    duplicates: DuplicateFacts
+    duplicates: DuplicateFacts | None
     rejected: RejectedFacts
     provenance: tuple[tuple[str, str], ...]
     command: str | None
@@ -159,25 +162,19 @@ class CardFacts:
         return sum(split.size_bytes for split in self.splits)
 
 
-def gather_facts(
-    data_set: DataSet,
-    *,
-    sizes_before: SizeHistogram | None = None,
-    command: str | None = None,
-    content_crcs: Mapping[str, CrcArray] | None = None,
-) -> CardFacts:
+def gather_facts(data_set: DataSet, *, store: Store, command: str | None = None) -> CardFacts:
     """Read a finished data set's sidecars, and as many of its images as the card needs.
 
     Args:
-        data_set: as `read_data_set` gave it.
-        sizes_before: sizes of the source's images, counted while they were prepared; where None, those under
-            `source_sizes` in dataset.json, if any.
+        data_set: as `data_set_view` gave it.
+        store: where its files are.
         command: what to type to make the data set again; where None, it is spelled from the provenance.
-        content_crcs: as `find_duplicates` takes them, to spare it a look into every record.
 
     Raises:
+        UserError: a file cannot be read.
         DamageError: a file is missing or is not what the manifest says.
     """
+    stored = StoredSet(data_set=data_set, store=store)
     # read_data_set has checked it.
     content = json.loads((data_set.root / DATA_SET_FILE).read_bytes())
     provenance = content.get("provenance")
@@ -186,9 +183,10 @@ def gather_facts(
     splits, samples = [], []
     for number, split in enumerate(data_set.splits.values()):
         num_pictures = (NUM_PICTURES if number == 0 else NUM_OTHER_PICTURES) if number < MAX_PICTURED_SPLITS else 0
-        counted, picked = _count_split(data_set, split, sizes=sizes_after, num_pictures=num_pictures)
+        counted, picked = _count_split(stored, split, sizes=sizes_after, num_pictures=num_pictures)
         splits.append(counted)
-        samples += read_samples(data_set, [(split.name, number) for number in picked], pictured=True)
+        samples += read_samples(stored, [(split.name, number) for number in picked], pictured=True)
+    duplicates = find_duplicates(stored)
     statistics = data_set.statistics
     mean, std = (statistics.mean, statistics.std) if statistics else ((), ())
     return CardFacts(
@@ -201,10 +199,10 @@ def gather_facts(
         channels={0: (), 1: ("grey",), 3: ("red", "green", "blue")}[len(mean)],
         mean=mean,
         std=std,
-        sizes_before=sizes_before or _read_source_sizes(content.get(SOURCE_SIZES)),
+        sizes_before=_read_source_sizes(content.get(SOURCE_SIZES)),
         sizes_after=sizes_after,
         samples=tuple(samples),
-        duplicates=_duplicate_facts(data_set, find_duplicates(data_set, content_crcs=content_crcs)),
+        duplicates=_duplicate_facts(stored, duplicates) if duplicates is not None else None,
         rejected=_rejected_facts(data_set),
         provenance=tuple(islice(_flat(provenance), MAX_PROVENANCE_ROWS)),
         command=command or command_of(provenance, num_rejected=data_set.num_rejected),
@@ -219,16 +217,16 @@ def _read_source_sizes(value: Any) -> SizeHistogram | None:
         return None
 
 
-def read_samples(data_set: DataSet, places: list[tuple[str, int]], *, pictured: bool) -> list[SampleFacts]:
+def read_samples(stored: StoredSet, places: list[tuple[str, int]], *, pictured: bool) -> list[SampleFacts]:
     """Look up samples given by (split, id), in their order, with small pictures where `pictured`."""
     found = []
     for name, number in places:
-        shard, record = _locate(data_set.split(name), number)
-        row = _read_rows(data_set, shard)[record]
+        shard, record = _locate(stored, name, number)
+        row = stored.rows(shard)[record]
         picture = None
         if pictured:
-            with opened(shard) as read_at:
-                picture = thumbnail(read_at(int(row["image_offset"]), int(row["image_bytes"])), packed=data_set.packed)
+            image = stored.read_at(shard, offset=int(row["image_offset"]), size_bytes=int(row["image_bytes"]))
+            picture = thumbnail(image, packed=stored.data_set.packed)
         found.append(
             SampleFacts(
                 split=name,
@@ -250,18 +248,18 @@ def labels_of(rows: IndexRows) -> npt.NDArray[np.int64]:
 
 
 def _count_split(
-    data_set: DataSet, split: Split, *, sizes: SizeHistogram, num_pictures: int
+    stored: StoredSet, split: Split, *, sizes: SizeHistogram, num_pictures: int
 ) -> tuple[SplitFacts, list[int]]:
     """Count a split, add to `sizes`, and return its counts and the ids of the samples to show."""
-    num_classes = data_set.num_classes
+    num_classes = stored.data_set.num_classes
     class_counts = np.zeros(num_classes, dtype=np.int64)
     label_counts = np.zeros(1, dtype=np.int64)
-    even = data_set.task is Task.classification and num_classes <= MAX_EVEN_CLASSES
+    even = stored.data_set.task is Task.classification and num_classes <= MAX_EVEN_CLASSES
     num_each = num_pictures // num_classes if even else num_pictures
     picked = PickedIds(key=make_key("card", split.name), num_each=num_each)
     first_id = 0
-    for shard in split.shards:
-        rows = _read_rows(data_set, shard)
+    for shard in stored.shards(split.name):
+        rows = stored.rows(shard)
         labels = labels_of(rows)
         class_counts += np.bincount(labels[labels >= 0], minlength=num_classes)
         counted = np.bincount((labels >= 0).sum(axis=1))
@@ -283,29 +281,16 @@ def _count_split(
     return facts, picked.ids()
 
 
-def _read_rows(data_set: DataSet, shard: ShardEntry) -> IndexRows:
-    rows = read_index(shard.index_path, num_samples=shard.num_samples)
-    check_index(
-        shard.index_path,
-        rows,
-        shard_bytes=shard.size_bytes,
-        num_classes=data_set.num_classes,
-        packed=data_set.packed,
-        task=data_set.task,
-    )
-    return rows
-
-
-def _locate(split: Split, number: int) -> tuple[ShardEntry, int]:
+def _locate(stored: StoredSet, split: str, number: int) -> tuple[StoredShard, int]:
     """Return the shard of sample `number` of a split, and its place there."""
-    for shard in split.shards:
-        if number < shard.num_samples:
+    for shard in stored.shards(split):
+        if number < shard.entry.num_samples:
             return shard, number
-        number -= shard.num_samples
-    raise IndexError(f"split {split.name}: no sample {number}")
+        number -= shard.entry.num_samples
+    raise IndexError(f"split {split}: no sample {number}")
 
 
-def _duplicate_facts(data_set: DataSet, duplicates: Duplicates) -> DuplicateFacts:
+def _duplicate_facts(stored: StoredSet, duplicates: Duplicates) -> DuplicateFacts:
     spread = (duplicates.group_sizes() > 0).sum(axis=1)
     # Leakage first; among equals, in the order of the samples.
     shown = np.argsort(-spread, kind="stable")[:MAX_SHOWN_GROUPS].tolist()
@@ -313,11 +298,11 @@ def _duplicate_facts(data_set: DataSet, duplicates: Duplicates) -> DuplicateFact
     for number in shown:
         first, *others = duplicates.group(number, limit=MAX_SHOWN_MEMBERS)
         start, end = duplicates.group_starts[number : number + 2]
-        members = read_samples(data_set, [first], pictured=True) + read_samples(data_set, others, pictured=False)
+        members = read_samples(stored, [first], pictured=True) + read_samples(stored, others, pictured=False)
         examples.append(DuplicateGroup(num_members=int(end - start), members=tuple(members)))
     return DuplicateFacts(
         num_groups=duplicates.num_groups,
-        num_conflicting=count_conflicting(data_set, duplicates),
+        num_conflicting=count_conflicting(stored, duplicates),
         copies=tuple((split, duplicates.num_copies(split)) for split in duplicates.splits),
         shared=tuple(
             (split, other, duplicates.num_shared(split, other)) for other, split in combinations(duplicates.splits, 2)
@@ -326,20 +311,17 @@ def _duplicate_facts(data_set: DataSet, duplicates: Duplicates) -> DuplicateFact
     )
 
 
-def count_conflicting(data_set: DataSet, duplicates: Duplicates) -> int:
+def count_conflicting(stored: StoredSet, duplicates: Duplicates) -> int:
     """Return the number of groups of equal images whose members do not all carry the same labels."""
     if not duplicates.num_groups:
         return 0
     order = np.argsort(duplicates.numbers)
     in_order = duplicates.numbers[order]
-    pieces, start = [], 0
-    for split in data_set.splits.values():
-        for shard in split.shards:
-            first, end = np.searchsorted(in_order, [start, start + shard.num_samples])
-            if first < end:
-                rows = read_index(shard.index_path, num_samples=shard.num_samples)
-                pieces.append(labels_of(rows[in_order[first:end] - start]))
-            start += shard.num_samples
+    pieces = []
+    for shard in stored.shards():
+        first, end = np.searchsorted(in_order, [shard.start, shard.end])
+        if first < end:
+            pieces.append(labels_of(stored.rows(shard)[in_order[first:end] - shard.start]))
     width = max(piece.shape[1] for piece in pieces)
     labels = np.empty((len(order), width), dtype=np.int64)
     labels[order] = np.concatenate(

@@ -1,6 +1,6 @@
 """The card itself: one HTML file that needs no network and no script, for light and dark, wide and narrow screens.
 
-    write_card(Path("data/pets"), gather_facts(data_set))       # data/pets/card.html
+    write_card(store.publish, gather_facts(data_set, store=store))      # card.html
 
 Equal facts give equal bytes. Its own content policy forbids scripts and everything that is not in the file; whatever
 comes from the data is escaped besides.
@@ -8,13 +8,11 @@ comes from the data is escaped besides.
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from data_prep.card import sections
 from data_prep.card.facts import CardFacts
 from data_prep.card.style import STYLE
 from data_prep.card.text import as_bytes, counted, escaped
-from pipeline.shards.publish import publish_bytes
+from pipeline.shards.publish import Publish
 from pipeline.shards.task import Task
 
 CARD_FILE = "card.html"
@@ -32,11 +30,10 @@ SECTIONS = (
 )
 
 
-def write_card(root: Path, facts: CardFacts) -> Path:
-    """Publish card.html in a data set's folder and return its path."""
-    path = root / CARD_FILE
-    publish_bytes(path, make_card(facts).encode())
-    return path
+def write_card(publish: Publish, facts: CardFacts) -> None:
+    """Publish card.html where the data set is."""
+    with publish(CARD_FILE) as stream:
+        stream.write(make_card(facts).encode())
 
 
 def make_card(facts: CardFacts) -> str:
@@ -97,7 +94,7 @@ def _tiles(facts: CardFacts) -> str:
         ("size", as_bytes(facts.size_bytes)),
         ("shards", f"{sum(split.num_shards for split in facts.splits):,}"),
         ("rejected items", f"{facts.rejected.num_items:,}"),
-        ("duplicate groups", f"{facts.duplicates.num_groups:,}"),
+        ("duplicate groups", "not sought" if facts.duplicates is None else f"{facts.duplicates.num_groups:,}"),
     ]
     cells = "".join(f"<div><dt>{name}</dt><dd>{value}</dd></div>" for name, value in tiles)
     return f'<dl class="tiles">{cells}</dl>'

@@ -27,13 +27,13 @@ def findings(facts: CardFacts) -> str:
     """Say first what a user of the data set ought to know."""
     told = []
     sizes = {split.name: split.num_samples for split in facts.splits}
-    for split, other, number in facts.duplicates.shared:
+    for split, other, number in facts.duplicates.shared if facts.duplicates else ():
         if number:
             told.append(
                 f"{number:,} of {sizes[split]:,} {escaped(split)} samples ({percent(number, sizes[split])}) are also in"
                 f" {escaped(other)}: leakage"
             )
-    if facts.duplicates.num_conflicting:
+    if facts.duplicates and facts.duplicates.num_conflicting:
         groups = counted(facts.duplicates.num_conflicting, "group")
         told.append(f"{groups} of equal images with different labels")
     if facts.rejected.num_items:
@@ -43,7 +43,8 @@ def findings(facts: CardFacts) -> str:
         f"{counted(number, 'class', 'classes')} without a sample in {escaped(name)}" for name, number in empty if number
     ]
     if not told:
-        return '<p class="note good">No leakage between splits, no rejected items, no empty classes.</p>'
+        leakage = "No leakage between splits, no" if facts.duplicates else "No"
+        return f'<p class="note good">{leakage} rejected items, no empty classes.</p>'
     return f'<div class="note warn"><strong>Worth knowing</strong><ul>{_items(told)}</ul></div>'
 
 
@@ -153,6 +154,11 @@ def channels(facts: CardFacts) -> str:
 
 def duplicates(facts: CardFacts) -> str:
     found = facts.duplicates
+    if found is None:
+        return (
+            "<p>Not sought: the shards lie in an object store, and the checksums that preparation leaves of their"
+            " images are not beside them.</p>"
+        )
     sizes = {split.name: split.num_samples for split in facts.splits}
     stored = "pixels" if facts.packed else "files"
     parts = [

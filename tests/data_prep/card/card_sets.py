@@ -11,11 +11,15 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from data_prep.card.facts import SOURCE_SIZES, CardFacts, gather_facts
+from data_prep.card.sizes import SizeHistogram
+from data_prep.card.stored_set import StoredSet
 from pipeline.shards.manifest import DataSet, publish_data_set, publish_manifest, publish_rejected, read_data_set
 from pipeline.shards.publish import publish_into
 from pipeline.shards.record import Label, PackedLayout, pack_encoded
 from pipeline.shards.task import Task
 from pipeline.shards.writer import ShardWriter
+from pipeline.storage import open_store
 
 Pixels = npt.NDArray[np.uint8]
 # (image, label, source key): pixels for the packed layout, the bytes of a file for the encoded one.
@@ -39,6 +43,7 @@ def write_set(
     rejected: Sequence[dict[str, Any]] = (),
     provenance: dict[str, Any] | None = None,
     statistics: dict[str, Any] | None = None,
+    source_sizes: SizeHistogram | None = None,
     name: str = "tiny",
 ) -> DataSet:
     """Write samples given by split and shard; with lists as labels the task is multilabel.
@@ -73,11 +78,20 @@ def write_set(
             "layout": layout,
             "splits": rows,
             "statistics": statistics,
+            **({} if source_sizes is None else {SOURCE_SIZES: source_sizes.to_plain()}),
             "rejected": publish_rejected(publish_into(root), list(rejected)),
             "provenance": provenance or {},
         },
     )
     return read_data_set(root)
+
+
+def stored_set(data_set: DataSet) -> StoredSet:
+    return StoredSet(data_set=data_set, store=open_store(str(data_set.root)))
+
+
+def facts_of(data_set: DataSet) -> CardFacts:
+    return gather_facts(data_set, store=open_store(str(data_set.root)))
 
 
 def _add(writer: ShardWriter, key: str, image: Any, label: Label, source_key: str, packed: PackedLayout | None) -> None:

@@ -14,10 +14,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from card_sets import write_set
+from card_sets import facts_of, write_set
 from PIL import Image
 
-from data_prep.card.facts import gather_facts
 from data_prep.card.page import make_card
 from data_prep.card.sizes import SizeHistogram
 from pipeline.shards.record import PackedLayout
@@ -122,6 +121,9 @@ def card(tmp_path_factory: pytest.TempPathFactory) -> str:
         image[0, :, 0] = k
         samples.append((image, k % 70, f"a/folder_with_a_rather_long_name_{k}/" + "x" * 200))
     noise = [(random_pixels(k, height=64, width=64), k, str(k)) for k in range(20)]
+    sizes = SizeHistogram()
+    for k in range(400):
+        sizes.add(100 + 7 * (k * k % 97), 80 + 5 * (k * k % 89))
     data_set = write_set(
         tmp_path_factory.mktemp("set"),
         {"train": [samples], "val": [samples[:7] + noise]},
@@ -131,11 +133,9 @@ def card(tmp_path_factory: pytest.TempPathFactory) -> str:
         rejected=[{"split": "train", "source_key": "z" * 300, "reason": "cannot be decoded: " + "w" * 300}] * 9,
         provenance={"seed": 3, "source": {"kind": "folder", "root": "p" * 200}, "layout": {"kind": "packed"}},
         statistics={"mean": [10.0, 20.0, 30.0], "std": [51.0, 51.0, 51.0]},
+        source_sizes=sizes,
     )
-    sizes = SizeHistogram()
-    for k in range(400):
-        sizes.add(100 + 7 * (k * k % 97), 80 + 5 * (k * k % 89))
-    return make_card(gather_facts(data_set, sizes_before=sizes))
+    return make_card(facts_of(data_set))
 
 
 @pytest.fixture

@@ -5,11 +5,13 @@ from __future__ import annotations
 import itertools
 import zlib
 from collections import defaultdict
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from card_sets import encoded_image, write_set
+from card_sets import encoded_image, stored_set, write_set
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -17,15 +19,18 @@ import data_prep.card.duplicates as duplicates_module
 from data_prep.card.duplicates import (
     Duplicates,
     candidate_keys,
+    derived_crcs,
     equal_runs,
     find_duplicates,
     repeated,
-    shard_content_crcs,
 )
-from pipeline.shards.errors import DamageError
-from pipeline.shards.manifest import DataSet
+from data_prep.card.stored_set import StoredSet, publish_content_crcs
+from pipeline.shards.errors import DamageError, UserError
+from pipeline.shards.index import read_index
+from pipeline.shards.manifest import DataSet, read_data_set
 from pipeline.shards.record import PackedLayout
-from tiny_data import random_pixels, rows_of, stored_image
+from pipeline.storage import open_store
+from tiny_data import copy_of, random_pixels, rows_of, stored_image
 
 GREY = PackedLayout(height=1, width=2, channels=1)
 
@@ -44,6 +49,12 @@ def brute_force(data_set: DataSet) -> list[list[tuple[str, int]]]:
     for split, number, image in images_of(data_set):
         by_content[image].append((split, number))
     return [members for members in by_content.values() if len(members) > 1]
+
+
+def found_in(data_set: DataSet) -> Duplicates:
+    found = find_duplicates(stored_set(data_set))
+    assert found is not None
+    return found
 
 
 def groups_of(duplicates: Duplicates) -> list[list[tuple[str, int]]]:
@@ -82,49 +93,94 @@ def data_set(request: pytest.FixtureRequest) -> DataSet:
 def test_groups_are_those_of_comparing_every_pair(data_set: DataSet) -> None:
     wanted = brute_force(data_set)
     assert len(wanted) > 5
-    assert groups_of(find_duplicates(data_set)) == wanted
+    assert groups_of(found_in(data_set)) == wanted
 
 
-def test_known_checksums_give_the_same(data_set: DataSet) -> None:
-    known = {
-        split: np.array([zlib.crc32(image) for of, _, image in images_of(data_set) if of == split], dtype=np.uint32)
-        for split in data_set.splits
-    }
-    assert groups_of(find_duplicates(data_set, content_crcs=known)) == brute_force(data_set)
-    del known["train"]
-    assert groups_of(find_duplicates(data_set, content_crcs=known)) == brute_force(data_set)
+def leave_crcs(data_set: DataSet, crc: Callable[[bytes], int], splits: Iterable[str]) -> None:
+    """Leave checksums as preparation does, in `plan/`."""
+    for split in splits:
+        for shard in data_set.split(split).shards:
+            rows = read_index(shard.index_path, num_samples=shard.num_samples)
+            crcs = [crc(stored_image(shard.path, row)) for row in rows]
+            store = open_store(str(data_set.root))
+            publish_content_crcs(store, split=split, shard=shard.path.name, crcs=crcs)
+
+
+@pytest.fixture
+def copied(data_set: DataSet, tmp_path: Path) -> DataSet:
+    return read_data_set(copy_of(data_set, tmp_path / "copy"))
+
+
+def test_checksums_that_preparation_left_give_the_same(copied: DataSet, monkeypatch: pytest.MonkeyPatch) -> None:
+    leave_crcs(copied, zlib.crc32, ["train"])
+    assert groups_of(found_in(copied)) == brute_force(copied)
+    leave_crcs(copied, zlib.crc32, copied.splits)
+    monkeypatch.setattr(duplicates_module, "derived_crcs", None)
+    assert groups_of(found_in(copied)) == brute_force(copied)
+
+
+def test_checksums_of_another_number_are_not_used(copied: DataSet) -> None:
+    leave_crcs(copied, lambda _image: 0, copied.splits)
+    for path in (copied.root / "plan").iterdir():
+        path.write_bytes(path.read_bytes()[:-4])
+    assert groups_of(found_in(copied)) == brute_force(copied)
 
 
 def test_an_image_s_checksum_follows_from_its_record_s(data_set: DataSet) -> None:
-    found = [
-        crc
-        for split in data_set.splits.values()
-        for shard in split.shards
-        for crc in shard_content_crcs(shard).tolist()
-    ]
+    stored = stored_set(data_set)
+    found = [crc for shard in stored.shards() for crc in derived_crcs(stored, shard).tolist()]
     assert found == [zlib.crc32(image) for _, _, image in images_of(data_set)]
 
 
 def test_images_are_read_for_candidates_alone(data_set: DataSet, monkeypatch: pytest.MonkeyPatch) -> None:
-    read: list[tuple[Path, int]] = []
+    read: list[tuple[str, int]] = []
     plain = duplicates_module.image_digests
 
-    def spy(shard, records):  # type: ignore[no-untyped-def]
-        read.extend((shard.path, record) for record in records.tolist())
-        return plain(shard, records)
+    def spy(stored, shard, records):  # type: ignore[no-untyped-def]
+        read.extend((shard.name, record) for record in records.tolist())
+        return plain(stored, shard, records)
 
     monkeypatch.setattr(duplicates_module, "image_digests", spy)
-    find_duplicates(data_set)
+    found_in(data_set)
     assert len(read) == len(set(read)) == sum(map(len, brute_force(data_set)))
 
 
-def test_chance_pairs_of_equal_checksums_are_no_duplicates(data_set: DataSet) -> None:
-    same = {split.name: np.zeros(split.num_samples, dtype=np.uint32) for split in data_set.splits.values()}
-    assert groups_of(find_duplicates(data_set, content_crcs=same)) == brute_force(data_set)
+def test_chance_pairs_of_equal_checksums_are_no_duplicates(copied: DataSet) -> None:
+    leave_crcs(copied, lambda _image: 0, copied.splits)
+    assert groups_of(found_in(copied)) == brute_force(copied)
+
+
+def test_shards_of_a_server_are_not_fetched_for_their_checksums(copied: DataSet) -> None:
+    remote: Any = Elsewhere(copied.root)
+    assert find_duplicates(StoredSet(data_set=copied, store=remote)) is None
+    assert remote.read == []
+    leave_crcs(copied, zlib.crc32, copied.splits)
+    found = find_duplicates(StoredSet(data_set=copied, store=remote))
+    assert found is not None
+    assert groups_of(found) == brute_force(copied)
+    assert len(remote.read) == sum(map(len, brute_force(copied)))
+
+
+class Elsewhere:
+    """A folder behind a door: a store that names no path, as a server's, and remembers what was read."""
+
+    def __init__(self, root: Path) -> None:
+        self.read: list[str] = []
+        self._store = open_store(str(root))
+
+    def local_path(self, name: str) -> None:
+        return None
+
+    def read_at(self, name: str, *, offset: int, size_bytes: int) -> bytes:
+        self.read.append(name)
+        return self._store.read_at(name, offset=offset, size_bytes=size_bytes)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store, name)
 
 
 def test_counts_are_those_of_the_groups(data_set: DataSet) -> None:
-    duplicates, groups = find_duplicates(data_set), brute_force(data_set)
+    duplicates, groups = found_in(data_set), brute_force(data_set)
     for split in data_set.splits:
         counts = [sum(of == split for of, _ in group) for group in groups]
         assert duplicates.num_copies(split) == sum(max(0, count - 1) for count in counts)
@@ -135,7 +191,7 @@ def test_counts_are_those_of_the_groups(data_set: DataSet) -> None:
 
 @pytest.mark.parametrize("limit", [1, 2, 3, 4, 7, 10_000])
 def test_a_group_that_is_cut_keeps_one_of_each_split(data_set: DataSet, limit: int) -> None:
-    duplicates = find_duplicates(data_set)
+    duplicates = found_in(data_set)
     for number, whole in enumerate(groups_of(duplicates)):
         cut = duplicates.group(number, limit=limit)
         assert len(cut) == min(limit, len(whole))
@@ -150,7 +206,7 @@ def test_a_group_that_is_cut_keeps_one_of_each_split(data_set: DataSet, limit: i
 
 def test_no_duplicates_give_no_groups(tmp_path: Path) -> None:
     samples = [(np.full((1, 2, 1), k, np.uint8), 0, str(k)) for k in range(9)]
-    duplicates = find_duplicates(write_set(tmp_path, {"train": [samples]}, classes=["a"], packed=GREY))
+    duplicates = found_in(write_set(tmp_path, {"train": [samples]}, classes=["a"], packed=GREY))
     assert (duplicates.num_groups, duplicates.num_copies("train")) == (0, 0)
     assert duplicates.group_sizes().shape == (0, 1)
 
@@ -159,7 +215,7 @@ def test_several_labels_do_not_hide_duplicates(tmp_path: Path) -> None:
     layout = PackedLayout(height=1, width=2, channels=1, label_bytes=1000)
     image = np.zeros((1, 2, 1), np.uint8)
     samples = [(image, [0, 1], "a"), (image, [], "b"), (image + 1, [1], "c")]
-    duplicates = find_duplicates(write_set(tmp_path, {"train": [samples]}, classes=["a", "b"], packed=layout))
+    duplicates = found_in(write_set(tmp_path, {"train": [samples]}, classes=["a", "b"], packed=layout))
     assert groups_of(duplicates) == [[("train", 0), ("train", 1)]]
 
 
@@ -169,16 +225,11 @@ def test_a_shard_that_is_cut_or_gone_is_named(packed: DataSet, tmp_path: Path) -
     path = data_set.split("train").shards[0].path
     content = path.read_bytes()
     path.write_bytes(content[:3000])
-    with pytest.raises(DamageError, match=r"shard-000000\.tar: cut short"):
-        find_duplicates(data_set)
+    with pytest.raises(DamageError, match=r"shard-000000\.tar: ends at byte 3000"):
+        found_in(data_set)
     path.unlink()
-    with pytest.raises(DamageError, match=r"shard-000000\.tar: the shard cannot be read"):
-        find_duplicates(data_set)
-
-
-def test_checksums_of_another_number_are_refused(packed: DataSet) -> None:
-    with pytest.raises(ValueError, match="content_crcs of val: 3, there are 10 samples"):
-        find_duplicates(packed, content_crcs={"val": np.zeros(3, dtype=np.uint32)})
+    with pytest.raises(UserError, match=r"shard-000000\.tar: missing"):
+        found_in(data_set)
 
 
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 2**33)), max_size=50))

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from card_sets import encoded_image, write_set
+from card_sets import encoded_image, facts_of, write_set
 from PIL import Image
 
-from data_prep.card.facts import CardFacts, gather_facts
+from data_prep.card.facts import CardFacts
 from data_prep.card.samples import PickedIds, thumbnail
 from data_prep.card.sizes import SizeHistogram
 from pipeline.shards.errors import DamageError
@@ -66,7 +66,7 @@ def multilabel(tmp_path_factory: pytest.TempPathFactory) -> DataSet:
 
 @pytest.fixture(scope="module")
 def facts(packed: DataSet) -> CardFacts:
-    return gather_facts(packed)
+    return facts_of(packed)
 
 
 def test_counts_are_those_of_an_independent_count(facts: CardFacts, packed: DataSet) -> None:
@@ -125,7 +125,7 @@ def test_samples_show_their_own_pixels(facts: CardFacts) -> None:
 
 
 def test_several_labels_are_counted_each(multilabel: DataSet) -> None:
-    facts = gather_facts(multilabel)
+    facts = facts_of(multilabel)
     given = [[label for label in range(4) if k >> label & 1] if k < 20 else [k % 4] for k in range(30)]
     assert facts.splits[0].class_counts == tuple(sum(label in labels for labels in given) for label in range(5))
     assert facts.splits[0].label_counts == tuple(sum(len(labels) == k for labels in given) for k in range(5))
@@ -139,24 +139,26 @@ def test_sizes_are_those_of_the_stored_files(multilabel: DataSet) -> None:
     for k in range(40):
         k = 15 if k == 39 else k
         sizes.add(30 + 3 * k, 20 + k)
-    assert gather_facts(multilabel).sizes_after.to_plain() == sizes.to_plain()
+    assert facts_of(multilabel).sizes_after.to_plain() == sizes.to_plain()
 
 
-def test_sizes_before_are_those_handed_over_or_those_of_the_manifest(packed: DataSet, tmp_path: Path) -> None:
+def test_sizes_before_are_those_of_dataset_json(packed: DataSet, tmp_path: Path) -> None:
     sizes = SizeHistogram()
     sizes.add(500, 375)
-    assert gather_facts(packed).sizes_before is None
-    assert gather_facts(packed, sizes_before=sizes).sizes_before == sizes
+    samples = [(pixels_of(0), 0, "a")]
+    data_set = write_set(tmp_path, {"train": [samples]}, classes=["a"], packed=LAYOUT, source_sizes=sizes)
+    assert facts_of(data_set).sizes_before == sizes
+    assert facts_of(packed).sizes_before is None
 
 
 def test_facts_are_the_same_when_gathered_again(packed: DataSet, facts: CardFacts) -> None:
-    assert gather_facts(packed) == facts
+    assert facts_of(packed) == facts
     assert dataclasses.is_dataclass(facts)
 
 
 def test_no_split_is_needed_but_one(tmp_path: Path) -> None:
     data_set = write_set(tmp_path, {"all": [[(pixels_of(0), 0, "a")]]}, classes=["a"], packed=LAYOUT)
-    facts = gather_facts(data_set)
+    facts = facts_of(data_set)
     assert (facts.duplicates.shared, facts.duplicates.num_groups) == ((), 0)
     assert (facts.mean, facts.channels, facts.command) == ((), (), None)
 
@@ -166,10 +168,10 @@ def test_a_damaged_list_of_rejected_items_is_named(tmp_path: Path) -> None:
     for content in ("{", "[]\n", json.dumps({"split": "all"}) + "\n"):
         (tmp_path / "rejected.jsonl").write_text(content)
         with pytest.raises(DamageError, match=r"rejected\.jsonl"):
-            gather_facts(data_set)
+            facts_of(data_set)
     (tmp_path / "rejected.jsonl").unlink()
     with pytest.raises(DamageError, match=r"rejected\.jsonl: missing"):
-        gather_facts(data_set)
+        facts_of(data_set)
 
 
 def test_any_cut_into_shards_picks_the_same_samples() -> None:

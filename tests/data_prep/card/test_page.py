@@ -9,16 +9,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from card_sets import write_set
+from card_sets import facts_of, write_set
 from hypothesis import given
 from hypothesis import strategies as st
 
 from data_prep.card.__main__ import main
 from data_prep.card.charts import linear_ticks, log_ticks
-from data_prep.card.facts import CardFacts, DuplicateGroup, RejectedFacts, RejectedItem, SplitFacts, gather_facts
+from data_prep.card.facts import CardFacts, DuplicateGroup, RejectedFacts, RejectedItem, SplitFacts
 from data_prep.card.page import make_card, write_card
 from data_prep.card.sizes import SizeHistogram
 from data_prep.card.text import escaped, percent, short
+from pipeline.shards.publish import publish_into
 from pipeline.shards.record import PackedLayout
 from pipeline.shards.task import Task
 from tiny_data import random_pixels, run_module
@@ -75,6 +76,9 @@ class Page(HTMLParser):
 @pytest.fixture(scope="module")
 def facts(tmp_path_factory: pytest.TempPathFactory) -> CardFacts:
     train = [(random_pixels(k, height=64, width=64), k % 3, f"train/{k}.png") for k in range(30)]
+    sizes = SizeHistogram()
+    for width, height in ((500, 375), (375, 500), (40, 1000)):
+        sizes.add(width, height)
     data_set = write_set(
         tmp_path_factory.mktemp("set"),
         {"train": [train], "val": [train[:4] + train[:1]]},
@@ -84,11 +88,9 @@ def facts(tmp_path_factory: pytest.TempPathFactory) -> CardFacts:
         rejected=[{"split": "train", "source_key": "odd.png", "reason": "empty file"}],
         provenance={"seed": 3, "source": {"kind": "folder", "root": "pets"}, "layout": {"kind": "packed"}},
         statistics={"mean": [10.0, 20.0, 30.0], "std": [51.0, 51.0, 51.0]},
+        source_sizes=sizes,
     )
-    sizes = SizeHistogram()
-    for width, height in ((500, 375), (375, 500), (40, 1000)):
-        sizes.add(width, height)
-    return gather_facts(data_set, sizes_before=sizes)
+    return facts_of(data_set)
 
 
 def many_classes(facts: CardFacts, num_classes: int) -> CardFacts:
@@ -212,7 +214,7 @@ def test_the_least_compressible_pictures_fit_too(tmp_path: Path) -> None:
     layout = PackedLayout(height=160, width=160, channels=3)
     samples = [(random_pixels(k, height=160, width=160), 0, str(k)) for k in range(60)]
     splits = {"train": [samples], **{f"val{k}": [samples[:20]] for k in range(5)}}
-    card = make_card(gather_facts(write_set(tmp_path, splits, classes=["a"] * 30, packed=layout)))
+    card = make_card(facts_of(write_set(tmp_path, splits, classes=["a"] * 30, packed=layout)))
     assert len(card.encode()) < MAX_CARD_BYTES
 
 
@@ -233,10 +235,20 @@ def test_several_labels_have_a_chart_of_how_many(facts: CardFacts) -> None:
     assert "no label" in text
 
 
+def test_duplicates_that_were_not_sought_are_not_called_absent(facts: CardFacts) -> None:
+    text = Page(
+        make_card(replace(facts, duplicates=None, rejected=RejectedFacts(num_items=0, reasons=(), examples=())))
+    ).text
+    assert "duplicate groups not sought" in text
+    assert "Not sought: the shards lie in an object store" in text
+    assert "No rejected items, no empty classes." in text
+    assert "leakage" not in text.lower()
+
+
 def test_a_plain_card_says_that_nothing_is_amiss(tmp_path: Path) -> None:
     samples = [(random_pixels(k, height=64, width=64), 0, str(k)) for k in range(3)]
     data_set = write_set(tmp_path, {"train": [samples[:2]], "val": [samples[2:]]}, classes=["a"], packed=LAYOUT)
-    text = Page(make_card(gather_facts(data_set))).text
+    text = Page(make_card(facts_of(data_set))).text
     assert "No leakage between splits, no rejected items, no empty classes." in text
     assert "No stored image stands in two splits." in text
     assert "Not recorded." in text
@@ -249,9 +261,8 @@ def test_equal_facts_give_equal_bytes_wherever_the_data_set_lies(tmp_path: Path)
     cards = []
     for name in ("here", "there/deeper"):
         data_set = write_set(tmp_path / name, {"train": [samples]}, classes=["a", "b"], packed=LAYOUT)
-        path = write_card(data_set.root, gather_facts(data_set))
-        assert path == tmp_path / name / "card.html"
-        cards.append(path.read_bytes())
+        write_card(publish_into(data_set.root), facts_of(data_set))
+        cards.append((tmp_path / name / "card.html").read_bytes())
     assert cards[0] == cards[1]
     assert str(tmp_path).encode() not in cards[0]
 
@@ -259,7 +270,7 @@ def test_equal_facts_give_equal_bytes_wherever_the_data_set_lies(tmp_path: Path)
 def test_a_card_that_cannot_be_written_whole_leaves_the_old_one(
     facts: CardFacts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write_card(tmp_path, facts)
+    write_card(publish_into(tmp_path), facts)
     before = (tmp_path / "card.html").read_bytes()
 
     def full(_descriptor: int) -> None:
@@ -267,7 +278,7 @@ def test_a_card_that_cannot_be_written_whole_leaves_the_old_one(
 
     monkeypatch.setattr("os.fsync", full)
     with pytest.raises(OSError, match="disk full"):
-        write_card(tmp_path, replace(facts, name="other"))
+        write_card(publish_into(tmp_path), replace(facts, name="other"))
     assert [path.name for path in tmp_path.iterdir()] == ["card.html"]
     assert (tmp_path / "card.html").read_bytes() == before
 
@@ -280,7 +291,7 @@ def test_the_command_makes_the_card_of_any_finished_data_set(
     assert main([f"path={tmp_path / 'set'}"]) == 0
     assert capsys.readouterr().out == f"tiny: {tmp_path / 'set' / 'card.html'}\n"
     assert main(["--help"]) == 0
-    assert "folder of the data set" in capsys.readouterr().out
+    assert "folder or URL prefix of the data set" in capsys.readouterr().out
 
 
 def test_the_command_says_in_one_line_that_there_is_nothing(tmp_path: Path) -> None:
