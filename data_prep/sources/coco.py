@@ -29,7 +29,7 @@ from data_prep.sources.base import Items, Rejected
 from data_prep.sources.coco_annotations import Annotations, parse_annotations, parse_captions
 from data_prep.sources.coco_files import PICTURE_NAMES, Picture, Place, find_places, read_annotations
 from data_prep.sources.rows import MAX_IMAGE_BYTES, Row, check_image_bytes, gathered, read_image_file
-from pipeline.shards.errors import UserError
+from pipeline.shards.errors import DamageError, UserError
 from pipeline.shards.task import Task
 from pipeline.storage import Store, open_store
 
@@ -116,7 +116,12 @@ class CocoSource:
             raise Rejected("listed in the annotations, not in the archive")
         check_image_bytes(size_bytes)
         if path.endswith(".zip"):
-            return read_zip_entry(self._store, path, offset=offset, size_bytes=size_bytes, max_bytes=MAX_IMAGE_BYTES)
+            try:
+                return read_zip_entry(
+                    self._store, path, offset=offset, size_bytes=size_bytes, max_bytes=MAX_IMAGE_BYTES
+                )
+            except DamageError as error:
+                raise Rejected(str(error)) from None
         return read_image_file(self._store, path, size_bytes=size_bytes)
 
     @cached_property

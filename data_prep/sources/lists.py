@@ -193,8 +193,9 @@ class ListSource:
                 yield Row(label, f"{entry.path}#{entry.line}", entry.path, size_bytes=size_bytes or 0, box=entry.box)
             if not num_found:
                 raise UserError(
-                    f"{self._where}: none of the first {num_missing:,} images of {split} is below {self._images.location},"
-                    f" such as {shown(chunk[0].path)}; say where they are with source.images=FOLDER"
+                    f"{self._where}: none of the first {num_missing:,} images of {split} is below"
+                    f" {self._images.location}, such as {shown(chunk[0].path)}; say where they are with"
+                    " source.images=FOLDER"
                 )
         if num_missing:
             logger.warning("%s: %s listed images of %s are not there", self._where, f"{num_missing:,}", split)
