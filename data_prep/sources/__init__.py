@@ -18,6 +18,7 @@ from data_prep.config import (
     JsonlSourceConfig,
     SourceConfig,
     SyntheticSourceConfig,
+    TinyImagenetSourceConfig,
 )
 from data_prep.sources.base import Source
 from data_prep.sources.cifar import CIFAR10, CIFAR100, open_cifar
@@ -30,6 +31,7 @@ from data_prep.sources.imagenet21k import open_imagenet21k
 from data_prep.sources.list_entries import csv_entries, jsonl_entries
 from data_prep.sources.lists import open_list
 from data_prep.sources.synthetic import SyntheticSource
+from data_prep.sources.tiny_imagenet import open_tiny_imagenet
 
 
 def open_source(config: SourceConfig, *, resolution: int | None) -> Source:
@@ -67,6 +69,8 @@ def open_source(config: SourceConfig, *, resolution: int | None) -> Source:
                 classes=config.classes,
                 val_frac=config.val_frac,
             )
+        case TinyImagenetSourceConfig():
+            return open_tiny_imagenet(config.root)
         case SyntheticSourceConfig():
             return SyntheticSource(
                 samples=config.samples,

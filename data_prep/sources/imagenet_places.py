@@ -17,7 +17,6 @@ from functools import cached_property
 from typing import Protocol
 
 from data_prep.archives.tar import walk_tar
-from data_prep.archives.zip import ZipEntry, list_zip, read_zip_entry
 from data_prep.sources.class_tars import (
     ClassTar,
     Image,
@@ -29,6 +28,7 @@ from data_prep.sources.class_tars import (
 )
 from data_prep.sources.imagenet_labels import DEVKIT_ARCHIVE, SOLUTION_FILE
 from data_prep.sources.wordnet import MAX_SYNSETS, WORDS_FILES, Lists, is_wordnet_id
+from data_prep.sources.zip_files import ZipFiles
 from pipeline.shards.errors import UserError
 from pipeline.storage import Store, open_store
 
@@ -66,7 +66,7 @@ class Places:
     store: Store
     train: Train | None
     val: Val | None
-    kaggle_zip: KaggleZip | None
+    kaggle_zip: ZipFiles | None
 
     @cached_property
     def lists(self) -> Lists:
@@ -86,13 +86,13 @@ class Places:
 
 def find_places(store: Store) -> Places:
     """Return where the images lie below a store's root, each split in the first form found."""
-    kaggle_zip = KaggleZip(store) if store.size_of(KAGGLE_ZIP) is not None else None
+    kaggle_zip = ZipFiles(store, KAGGLE_ZIP) if store.size_of(KAGGLE_ZIP) is not None else None
     return Places(
         store=store, train=_find_train(store, kaggle_zip), val=_find_val(store, kaggle_zip), kaggle_zip=kaggle_zip
     )
 
 
-def _find_train(store: Store, kaggle_zip: KaggleZip | None) -> Train | None:
+def _find_train(store: Store, kaggle_zip: ZipFiles | None) -> Train | None:
     if store.size_of(TRAIN_ARCHIVE) is not None:
         return _TrainTar(store)
     for prefix in FOLDERS:
@@ -101,7 +101,7 @@ def _find_train(store: Store, kaggle_zip: KaggleZip | None) -> Train | None:
     return _ZipTrain(kaggle_zip) if kaggle_zip else None
 
 
-def _find_val(store: Store, kaggle_zip: KaggleZip | None) -> Val | None:
+def _find_val(store: Store, kaggle_zip: ZipFiles | None) -> Val | None:
     if store.size_of(VAL_ARCHIVE) is not None:
         return _ValTar(store)
     for prefix in FOLDERS:
@@ -182,50 +182,15 @@ class _ValFolder:
 
 
 @dataclass(frozen=True)
-class KaggleZip:
-    """Kaggle's zip; its list of 1.4 million entries is held in memory while it is planned from."""
-
-    store: Store
-
-    @cached_property
-    def entries(self) -> list[ZipEntry]:
-        return list_zip(self.store, KAGGLE_ZIP)
-
-    @property
-    def location(self) -> str:
-        """The zip, as it is shown to people."""
-        return f"{self.store.location}/{KAGGLE_ZIP}"
-
-    def size_of(self, name: str) -> int | None:
-        """Return the unpacked size of a file, None where there is no such file."""
-        return next((entry.unpacked_bytes for entry in self.entries if entry.name == name), None)
-
-    def read_bytes(self, name: str, *, max_bytes: int) -> bytes:
-        """Return a whole file, unpacked."""
-        entry = next((entry for entry in self.entries if entry.name == name), None)
-        if entry is None:
-            raise UserError(f"{self.location}: {name} is missing in it")
-        return read_zip_entry(
-            self.store, KAGGLE_ZIP, offset=entry.offset, size_bytes=entry.size_bytes, max_bytes=max_bytes
-        )
-
-    def images_below(self, folder: str) -> Iterator[Image]:
-        prefix = f"{KAGGLE_FOLDER}/{folder}/"
-        for entry in self.entries:
-            if entry.name.startswith(prefix):
-                yield Image(entry.name.removeprefix(prefix), KAGGLE_ZIP, entry.offset, entry.size_bytes)
-
-
-@dataclass(frozen=True)
 class _ZipTrain:
-    zip: KaggleZip
+    zip: ZipFiles
 
     @cached_property
     def _by_class(self) -> dict[str, list[Image]]:
         others: Counter[str] = Counter()
         found: dict[str, list[Image]] = {}
-        where = f"{self.zip.store.location}/{KAGGLE_ZIP}"
-        for image in self.zip.images_below("train"):
+        where = self.zip.location
+        for image in self.zip.below(f"{KAGGLE_FOLDER}/train"):
             class_id, slash, _ = image.key.partition("/")
             if not slash or not is_wordnet_id(class_id):
                 raise UserError(f"{where}: {image.key[:200]!r} lies in no class folder")
@@ -245,10 +210,10 @@ class _ZipTrain:
 
 @dataclass(frozen=True)
 class _ZipVal:
-    zip: KaggleZip
+    zip: ZipFiles
 
     def images(self) -> list[tuple[Image, str | None]]:
-        return _val_images(list(self.zip.images_below("val")), where=f"{self.zip.store.location}/{KAGGLE_ZIP}")
+        return _val_images(list(self.zip.below(f"{KAGGLE_FOLDER}/val")), where=self.zip.location)
 
 
 def _val_images(files: list[Image], *, where: str) -> list[tuple[Image, str | None]]:
