@@ -40,7 +40,9 @@ def line_chart(series: Sequence[Series], *, title: str, x_label: str, y_label: s
     logarithmic = highest > 20 * min(positive, default=1)
     lowest = 10.0 ** math.floor(math.log10(min(positive))) if logarithmic else 0.0
     ticks = log_ticks(lowest, highest) if logarithmic else linear_ticks(highest)
-    y = _scale(lowest, max(ticks[-1], highest), start=HEIGHT - BOTTOM, end=TOP, logarithmic=logarithmic)
+    top = 1.1 * highest if logarithmic else ticks[-1]
+    ticks = [tick for tick in ticks if tick <= top]
+    y = _scale(lowest, top, start=HEIGHT - BOTTOM, end=TOP, logarithmic=logarithmic)
     x = _scale(1, max(2, num_ranks), start=LEFT, end=WIDTH - RIGHT)
     x_ticks = [1.0, *(tick for tick in linear_ticks(num_ranks) if 1 < tick <= num_ranks)]
     parts = [_y_axis(ticks, y, label=y_label + (", log scale" if logarithmic else "")), _x_axis(x_ticks, x, x_label)]

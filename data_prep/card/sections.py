@@ -43,7 +43,7 @@ def findings(facts: CardFacts) -> str:
         f"{counted(number, 'class', 'classes')} without a sample in {escaped(name)}" for name, number in empty if number
     ]
     if not told:
-        leakage = "No leakage between splits, no" if facts.duplicates else "No"
+        leakage = "No leakage between splits, no" if facts.duplicates and len(facts.splits) > 1 else "No"
         return f'<p class="note good">{leakage} rejected items, no empty classes.</p>'
     return f'<div class="note warn"><strong>Worth knowing</strong><ul>{_items(told)}</ul></div>'
 

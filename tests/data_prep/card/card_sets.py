@@ -86,6 +86,24 @@ def write_set(
     return read_data_set(root)
 
 
+class Elsewhere:
+    """A folder behind a door: a store that names no path, as a server's, and remembers what was read."""
+
+    def __init__(self, root: Path) -> None:
+        self.read: list[str] = []
+        self._store = open_store(str(root))
+
+    def local_path(self, name: str) -> None:
+        return None
+
+    def read_at(self, name: str, *, offset: int, size_bytes: int) -> bytes:
+        self.read.append(name)
+        return self._store.read_at(name, offset=offset, size_bytes=size_bytes)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store, name)
+
+
 def stored_set(data_set: DataSet) -> StoredSet:
     return StoredSet(data_set=data_set, store=open_store(str(data_set.root)))
 

@@ -7,11 +7,10 @@ import zlib
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-from card_sets import encoded_image, stored_set, write_set
+from card_sets import Elsewhere, encoded_image, stored_set, write_set
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -151,7 +150,7 @@ def test_chance_pairs_of_equal_checksums_are_no_duplicates(copied: DataSet) -> N
 
 
 def test_shards_of_a_server_are_not_fetched_for_their_checksums(copied: DataSet) -> None:
-    remote: Any = Elsewhere(copied.root)
+    remote = Elsewhere(copied.root)
     assert find_duplicates(StoredSet(data_set=copied, store=remote)) is None
     assert remote.read == []
     leave_crcs(copied, zlib.crc32, copied.splits)
@@ -159,24 +158,6 @@ def test_shards_of_a_server_are_not_fetched_for_their_checksums(copied: DataSet)
     assert found is not None
     assert groups_of(found) == brute_force(copied)
     assert len(remote.read) == sum(map(len, brute_force(copied)))
-
-
-class Elsewhere:
-    """A folder behind a door: a store that names no path, as a server's, and remembers what was read."""
-
-    def __init__(self, root: Path) -> None:
-        self.read: list[str] = []
-        self._store = open_store(str(root))
-
-    def local_path(self, name: str) -> None:
-        return None
-
-    def read_at(self, name: str, *, offset: int, size_bytes: int) -> bytes:
-        self.read.append(name)
-        return self._store.read_at(name, offset=offset, size_bytes=size_bytes)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._store, name)
 
 
 def test_counts_are_those_of_the_groups(data_set: DataSet) -> None:
