@@ -10,10 +10,12 @@ import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from data_prep.archives.tar import LOCAL_AHEAD, TarMember, walk_tar, walk_tars_concurrently
+from bytes_store import BytesStore
+from data_prep.archives.tar import REMOTE_AHEAD, TarMember, walk_tar, walk_tars_concurrently
 from data_prep.archives.tar_header import MAX_EXTENSION_BYTES
 from pipeline.shards.errors import DamageError, UserError
 from pipeline.storage import Store, open_store
@@ -48,26 +50,9 @@ def listed_by_tarfile(path: Path) -> list[tuple[str, int, int]]:
         ]
 
 
-def walk_bytes(folder: Path, content: bytes) -> list[TarMember]:
-    (folder / "bytes.tar").write_bytes(content)
-    return listed(folder / "bytes.tar")
-
-
-class CountingStore:
-    """A store that counts its reads, and the bytes of them."""
-
-    def __init__(self, store: Store) -> None:
-        self._store = store
-        self.num_reads = 0
-        self.num_bytes = 0
-
-    def __getattr__(self, name: str) -> object:
-        return getattr(self._store, name)
-
-    def read_at(self, name: str, *, offset: int, size_bytes: int) -> bytes:
-        self.num_reads += 1
-        self.num_bytes += size_bytes
-        return self._store.read_at(name, offset=offset, size_bytes=size_bytes)
+def walk_bytes(content: bytes) -> list[TarMember]:
+    store: Any = BytesStore(content)
+    return list(walk_tar(store, "a"))
 
 
 @pytest.mark.parametrize("format", FORMATS.values(), ids=FORMATS)
@@ -151,7 +136,7 @@ def test_a_flipped_bit_in_a_header_never_changes_the_list(tmp_path: Path) -> Non
         damaged = bytearray(whole)
         damaged[bit // 8] ^= 1 << bit % 8
         try:
-            found = walk_bytes(tmp_path, damaged)
+            found = walk_bytes(damaged)
         except DamageError:
             num_damaged += 1
         else:
@@ -164,9 +149,9 @@ def test_a_tar_cut_anywhere_is_damage(tmp_path: Path) -> None:
     whole = write_tar(tmp_path / "a.tar", FILES).read_bytes()
     end = len(whole.rstrip(b"\0")) // 512 * 512 + 512
     for cut in (*range(0, end + 1024, 512), *range(100, end + 1024, 700)):
-        with pytest.raises(DamageError, match=r"bytes\.tar, byte \d+: "):
-            walk_bytes(tmp_path, whole[:cut])
-    assert len(walk_bytes(tmp_path, whole[: end + 1024])) == len(FILES)
+        with pytest.raises(DamageError, match=r"memory/a, byte \d+: "):
+            walk_bytes(whole[:cut])
+    assert len(walk_bytes(whole[: end + 1024])) == len(FILES)
 
 
 def test_python_takes_a_tar_cut_at_a_members_boundary_for_whole(tmp_path: Path) -> None:
@@ -196,30 +181,30 @@ def test_python_takes_a_tar_cut_at_a_members_boundary_for_whole(tmp_path: Path) 
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )  # fmt: skip
-def test_what_a_whole_tar_does_not_have_is_damage(name: str, tail: bytes, tmp_path: Path) -> None:
-    with pytest.raises(DamageError, match=r"bytes\.tar, byte \d+: "):
-        walk_bytes(tmp_path, raw_header(b"a") + tail)
+def test_what_a_whole_tar_does_not_have_is_damage(name: str, tail: bytes) -> None:
+    with pytest.raises(DamageError, match=r"memory/a, byte \d+: "):
+        walk_bytes(raw_header(b"a") + tail)
 
 
-def test_an_empty_file_is_damage_and_an_empty_tar_is_not(tmp_path: Path) -> None:
-    assert walk_bytes(tmp_path, bytes(10240)) == []
+def test_an_empty_file_is_damage_and_an_empty_tar_is_not() -> None:
+    assert walk_bytes(bytes(10240)) == []
     with pytest.raises(DamageError, match="cut short"):
-        walk_bytes(tmp_path, b"")
+        walk_bytes(b"")
 
 
-def test_two_names_for_one_member_are_refused(tmp_path: Path) -> None:
+def test_two_names_for_one_member_are_refused() -> None:
     long = extension(b"L", b"longname")
     pax = extension(b"x", pax_record(b"path", b"other"))
     for pair in (long + pax, pax + long, long + long, pax + pax):
         with pytest.raises(DamageError, match="a second long name"):
-            walk_bytes(tmp_path, pair + raw_header(b"b") + END)
-    assert [member.name for member in walk_bytes(tmp_path, long + raw_header(b"b") + END)] == ["longname"]
+            walk_bytes(pair + raw_header(b"b") + END)
+    assert [member.name for member in walk_bytes(long + raw_header(b"b") + END)] == ["longname"]
 
 
-def test_a_name_for_all_members_is_refused(tmp_path: Path) -> None:
+def test_a_name_for_all_members_is_refused() -> None:
     header = extension(b"g", pax_record(b"path", b"other"))
     with pytest.raises(DamageError, match="for all members"):
-        walk_bytes(tmp_path, header + raw_header(b"b") + END)
+        walk_bytes(header + raw_header(b"b") + END)
 
 
 @pytest.mark.parametrize(
@@ -270,20 +255,20 @@ def test_a_folder_that_leads_out_is_refused(tmp_path: Path) -> None:
         listed(write_member(tmp_path / "a.tar", special_member("../a", kind=tarfile.DIRTYPE)))
 
 
-def test_a_name_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"bytes.tar, byte 0: the name b'caf\\xe9.jpg' is not UTF-8"):
-        walk_bytes(tmp_path, raw_header(b"caf\xe9.jpg") + END)
+def test_a_name_that_is_not_utf8_is_refused() -> None:
+    with pytest.raises(UserError, match=r"memory/a, byte 0: the name b'caf\\xe9.jpg' is not UTF-8"):
+        walk_bytes(raw_header(b"caf\xe9.jpg") + END)
 
 
 @pytest.mark.parametrize("name", [b"", b"./", b"a/", b"."])
-def test_a_file_without_a_name_is_refused(name: bytes, tmp_path: Path) -> None:
+def test_a_file_without_a_name_is_refused(name: bytes) -> None:
     with pytest.raises(UserError, match="a file by the name"):
-        walk_bytes(tmp_path, raw_header(name) + END)
+        walk_bytes(raw_header(name) + END)
 
 
-def test_folders_of_old_tars_are_passed_over(tmp_path: Path) -> None:
+def test_folders_of_old_tars_are_passed_over() -> None:
     content = raw_header(b"cats/", kind=b"\0", magic=bytes(8)) + raw_header(b"cats/a", kind=b"\0", magic=bytes(8)) + END
-    assert [member.name for member in walk_bytes(tmp_path, content)] == ["cats/a"]
+    assert [member.name for member in walk_bytes(content)] == ["cats/a"]
 
 
 def test_a_missing_tar_is_an_error_that_names_it(tmp_path: Path) -> None:
@@ -292,24 +277,23 @@ def test_a_missing_tar_is_an_error_that_names_it(tmp_path: Path) -> None:
 
 
 def test_one_read_a_member_where_members_are_large_and_few_where_they_are_small(tmp_path: Path) -> None:
-    for name, size_bytes, num_files in (("large.tar", 20_000, 50), ("small.tar", 600, 1000)):
-        write_tar(tmp_path / name, {f"{n}": bytes(size_bytes) for n in range(num_files)})
-    store = CountingStore(open_store(str(tmp_path)))
-    assert len(list(walk_tar(store, "large.tar"))) == 50  # type: ignore[arg-type]
+    near_bytes, ahead_bytes = REMOTE_AHEAD
+    path = write_tar(tmp_path / "large.tar", {str(n): bytes(near_bytes) for n in range(50)})
+    store: Any = BytesStore(path.read_bytes())
+    assert len(list(walk_tar(store, "a"))) == 50
     assert store.num_reads <= 50 + 3
-    assert store.num_bytes <= 50 * 512 + 3 * LOCAL_AHEAD[1]
-    store.num_reads = 0
-    assert len(list(walk_tar(store, "small.tar"))) == 1000  # type: ignore[arg-type]
-    assert store.num_reads <= 1000 * 1536 // LOCAL_AHEAD[1] + 3
+    assert store.num_bytes <= 50 * 512 + 3 * ahead_bytes
+    path = write_tar(tmp_path / "small.tar", {str(n): bytes(600) for n in range(1000)})
+    store = BytesStore(path.read_bytes())
+    assert len(list(walk_tar(store, "a"))) == 1000
+    assert store.num_reads <= len(store.content) // ahead_bytes + 3
 
 
-def test_no_header_makes_the_walker_read_much(tmp_path: Path) -> None:
-    (tmp_path / "a.tar").write_bytes(raw_header(b"l", kind=b"x", size=b"%011o\0" % (MAX_EXTENSION_BYTES + 1)))
-    os.truncate(tmp_path / "a.tar", 1 << 32)
-    store = CountingStore(open_store(str(tmp_path)))
+def test_no_header_makes_the_walker_read_much() -> None:
+    store: Any = BytesStore(raw_header(b"l", kind=b"x", size=b"%011o\0" % (MAX_EXTENSION_BYTES + 1)) + bytes(1 << 20))
     with pytest.raises(DamageError, match="pax records of 65537 bytes"):
-        list(walk_tar(store, "a.tar"))  # type: ignore[arg-type]
-    assert store.num_bytes <= LOCAL_AHEAD[1]
+        list(walk_tar(store, "a"))
+    assert store.num_bytes <= REMOTE_AHEAD[1]
 
 
 @dataclass(frozen=True)
