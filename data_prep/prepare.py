@@ -28,7 +28,8 @@ from data_prep.card.sizes import SizeHistogram
 from data_prep.card.stored_set import CRCS_SUFFIX
 from data_prep.config import PREPARE_SCHEMAS, EncodedLayoutConfig, PackedLayoutConfig, PrepareConfig
 from data_prep.encode import packed_layout
-from data_prep.engines.local import run_local
+from data_prep.engines import run_tasks
+from data_prep.engines.board import end_left_jobs
 from data_prep.folders import created_folder, locked_folder
 from data_prep.listing import Int64Array, Listing, ListingWriter
 from data_prep.plan import RecordBytes, make_plan, shard_sizes, write_plan
@@ -102,6 +103,7 @@ def held_output(store: Store) -> Iterator[None]:
     out = Path(store.location)
     busy = f"out={out}: another preparation is writing there"
     with created_folder(out, option="out"), locked_folder(out, busy=busy, wait=False):
+        end_left_jobs(out)
         remove_part_files(out)
         try:
             yield
@@ -322,12 +324,14 @@ def build_missing(store: Store, config: PrepareConfig, tasks: list[ShardTask], r
     with Progress(
         total=sum(sizes[task.split][task.number] for task in undone), unit="images", label="preparing"
     ) as bar:
-        for task, receipt in run_local(undone, workers=config.engine.workers, on_progress=bar.update):
+        for task, receipt in run_tasks(undone, engine=config.engine, on_progress=bar.update):
             receipts[task.receipt_name] = receipt
             rejected = _check_rejected(receipts.values(), config)
             bar.note(rejected=len(rejected))
             for stage, passed_s in receipt.get("seconds", {}).items():
                 seconds[stage] += passed_s
+    if undone and is_local(store):
+        remove_part_files(Path(store.location))  # of workers that were killed, whose shards others built
     if undone:
         log.info("prepared %s in %.1f s; %s", bar.summary(), bar.seconds, _slowest(seconds))
     return receipts
