@@ -16,6 +16,7 @@ from data_prep.config import (
     Imagenet1kSourceConfig,
     Imagenet21kSourceConfig,
     JsonlSourceConfig,
+    ParquetSourceConfig,
     SourceConfig,
     SyntheticSourceConfig,
     TinyImagenetSourceConfig,
@@ -30,6 +31,7 @@ from data_prep.sources.imagenet1k import open_imagenet1k
 from data_prep.sources.imagenet21k import open_imagenet21k
 from data_prep.sources.list_entries import csv_entries, jsonl_entries
 from data_prep.sources.lists import open_list
+from data_prep.sources.parquet import open_parquet
 from data_prep.sources.synthetic import SyntheticSource
 from data_prep.sources.tiny_imagenet import open_tiny_imagenet
 
@@ -71,6 +73,8 @@ def open_source(config: SourceConfig, *, resolution: int | None) -> Source:
             )
         case TinyImagenetSourceConfig():
             return open_tiny_imagenet(config.root)
+        case ParquetSourceConfig():
+            return open_parquet(config.root, image_column=config.image_column, label_column=config.label_column)
         case SyntheticSourceConfig():
             return SyntheticSource(
                 samples=config.samples,
