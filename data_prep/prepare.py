@@ -27,6 +27,7 @@ from data_prep.card.page import CARD_FILE, write_card
 from data_prep.card.sizes import SizeHistogram
 from data_prep.card.stored_set import CRCS_SUFFIX
 from data_prep.config import PREPARE_SCHEMAS, EncodedLayoutConfig, PackedLayoutConfig, PrepareConfig
+from data_prep.decode import library_versions
 from data_prep.encode import packed_layout
 from data_prep.engines import run_tasks
 from data_prep.engines.board import end_left_jobs
@@ -134,7 +135,7 @@ def choices_of(config: PrepareConfig) -> dict[str, Any]:
             "kind": _kind(config.layout),
             **to_plain(config.layout),
         },
-        "versions": {"tarmac": version("tarmac"), "pillow": version("pillow")},
+        "versions": {"tarmac": version("tarmac"), **library_versions()},
     }
 
 
