@@ -15,7 +15,7 @@ DEFAULT_RUN := $(if $(or $(findstring run=,$(ARGS)),$(findstring --help,$(ARGS))
 
 export NPROC
 .DEFAULT_GOAL := help
-.PHONY: help setup prepare-data train evaluate verify test check fix bench clean
+.PHONY: help setup prepare-data train evaluate verify repair test check fix bench clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /|/' | awk -F'|' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -34,6 +34,9 @@ evaluate: $(VENV)/runtime.stamp $(DEFAULT_RUN) ## evaluate a run, by default the
 
 verify: $(VENV)/runtime.stamp $(if $(ARGS),,data/default/dataset.json) ## re-read a data set, by default data/default
 	@$(BIN)/python -m data_prep.verify $(or $(ARGS),path=data/default)
+
+repair: $(VENV)/runtime.stamp $(if $(ARGS),,data/default/dataset.json) ## rebuild what is damaged, by default in data/default
+	@$(BIN)/python -m data_prep.repair $(or $(ARGS),path=data/default)
 
 test: $(VENV)/dev.stamp ## run all tests
 	@$(BIN)/python -m pytest $(ARGS)
