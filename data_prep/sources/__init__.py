@@ -20,6 +20,7 @@ from data_prep.config import (
     SourceConfig,
     SyntheticSourceConfig,
     TinyImagenetSourceConfig,
+    WebdatasetSourceConfig,
 )
 from data_prep.sources.base import Source
 from data_prep.sources.cifar import CIFAR10, CIFAR100, open_cifar
@@ -34,6 +35,7 @@ from data_prep.sources.lists import open_list
 from data_prep.sources.parquet import open_parquet
 from data_prep.sources.synthetic import SyntheticSource
 from data_prep.sources.tiny_imagenet import open_tiny_imagenet
+from data_prep.sources.webdataset import open_webdataset
 
 
 def open_source(config: SourceConfig, *, resolution: int | None) -> Source:
@@ -75,6 +77,14 @@ def open_source(config: SourceConfig, *, resolution: int | None) -> Source:
             return open_tiny_imagenet(config.root)
         case ParquetSourceConfig():
             return open_parquet(config.root, image_column=config.image_column, label_column=config.label_column)
+        case WebdatasetSourceConfig():
+            return open_webdataset(
+                config.root,
+                train=config.train,
+                val=config.val,
+                label_field=config.label_field,
+                classes=config.classes,
+            )
         case SyntheticSourceConfig():
             return SyntheticSource(
                 samples=config.samples,
