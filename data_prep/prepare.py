@@ -22,7 +22,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from data_prep.card.facts import SOURCE_SIZES, gather_facts
+from data_prep.card.gather import SOURCE_SIZES, gather_facts
 from data_prep.card.page import CARD_FILE, write_card
 from data_prep.card.sizes import SizeHistogram
 from data_prep.card.stored_set import CRCS_SUFFIX

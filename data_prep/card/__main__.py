@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 from data_prep.card.config import CARD_SCHEMAS, CardConfig
-from data_prep.card.facts import gather_facts
+from data_prep.card.gather import gather_facts
 from data_prep.card.page import CARD_FILE, write_card
 from data_prep.view import data_set_view
 from pipeline.compose import compose, help_text

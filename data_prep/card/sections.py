@@ -182,7 +182,7 @@ def duplicates(facts: CardFacts) -> str:
         [f"{escaped(split)} in {escaped(other)}", f"{number:,}", f"{sizes[split]:,}", percent(number, sizes[split])]
         for split, other, number in (found.shared if len(found.shared) <= MAX_SHARED_ROWS else leaks[:MAX_SHARED_ROWS])
     ]
-    columns = ["", "samples", "of", "share"]
+    columns = ["split", "samples", "of", "share"]
     parts.append(
         f'<div class="columns"><div><h3>Repeats of another sample of the same split</h3>'
         f"{_table(columns, within, numbers={1, 2, 3})}</div>"
@@ -242,7 +242,7 @@ def provenance(facts: CardFacts) -> str:
 
 def _frame(facts: CardFacts, sample: SampleFacts) -> str:
     names = ", ".join(facts.classes[label] for label in sample.labels) or "no label"
-    place = f"{sample.split} {sample.id}: {sample.source_key}, {sample.width} × {sample.height}"
+    place = f"{names}; {sample.split} {sample.id}: {sample.source_key}, {sample.width} × {sample.height}"
     return f'<div class="frame" title="{escaped(place)}">{_picture(sample.picture, told=names)}</div>'
 
 

@@ -4,13 +4,14 @@
     for shard in stored.shards():
         stored.rows(shard)["label"], stored.read_at(shard, offset=1536, size_bytes=12_352)
 
-Of a remote store sidecars are fetched under the data set's own root, which is a temporary folder then
+Of a remote store `fetch_sidecars` puts them under the data set's own root, which is a temporary folder then
 (data_prep/view.py). With each shard preparation leaves the CRC-32 of its images in `plan/`, four bytes an image.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,6 +22,8 @@ from pipeline.shards.index import IndexRows, check_index, read_index
 from pipeline.shards.manifest import DataSet, ShardEntry
 from pipeline.storage import Store
 
+# Each waits for a server.
+FETCHING_THREADS = 16
 CRCS_SUFFIX = ".crc32"
 
 
@@ -63,16 +66,29 @@ class StoredSet:
                     shard_start += entry.num_samples
             start += facts.num_samples
 
+    def fetch_sidecars(self) -> None:
+        """Fetch all sidecars of a remote store; of a local one they are where they are.
+
+        Raises:
+            UserError: one cannot be fetched.
+            DamageError: one is longer than the manifest says.
+        """
+
+        def fetch(shard: StoredShard) -> None:
+            entry = shard.entry
+            if self.store.local_path(shard.index_name) is None:
+                entry.index_path.write_bytes(self.store.read_bytes(shard.index_name, max_bytes=entry.index_bytes))
+
+        with ThreadPoolExecutor(FETCHING_THREADS) as pool:
+            list(pool.map(fetch, self.shards()))
+
     def rows(self, shard: StoredShard) -> IndexRows:
         """Map a shard's sidecar and check it.
 
         Raises:
-            UserError: it cannot be fetched.
-            DamageError: it is not what the manifest says.
+            DamageError: it is missing, or not what the manifest says.
         """
         entry = shard.entry
-        if self.store.local_path(shard.index_name) is None and not entry.index_path.exists():
-            entry.index_path.write_bytes(self.store.read_bytes(shard.index_name, max_bytes=entry.index_bytes))
         rows = read_index(entry.index_path, num_samples=entry.num_samples)
         check_index(
             entry.index_path,

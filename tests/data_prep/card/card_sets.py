@@ -11,7 +11,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from data_prep.card.facts import SOURCE_SIZES, CardFacts, gather_facts
+from data_prep.card.facts import CardFacts
+from data_prep.card.gather import SOURCE_SIZES, gather_facts
 from data_prep.card.sizes import SizeHistogram
 from data_prep.card.stored_set import StoredSet
 from pipeline.shards.manifest import DataSet, publish_data_set, publish_manifest, publish_rejected, read_data_set

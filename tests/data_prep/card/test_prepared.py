@@ -10,7 +10,7 @@ import pytest
 from card_sets import Elsewhere, facts_of, stored_set
 
 from data_prep.card.__main__ import main
-from data_prep.card.facts import gather_facts
+from data_prep.card.gather import gather_facts
 from data_prep.card.page import make_card
 from data_prep.card.stored_set import CRCS_SUFFIX
 from pipeline.shards.manifest import DataSet, read_data_set
