@@ -122,10 +122,15 @@ def _first(store: Store, paths: Iterable[str]) -> str | None:
 
 def _missing(store: Store) -> str:
     names = " and ".join(f"{name}.zip (or {name}/)" for name in PICTURE_NAMES.values())
+    root = store.location
+    fetch = (
+        f" For val alone: curl --create-dirs --output-dir {root} --remote-name-all {URL}/zips/val2017.zip"
+        f" {URL}/annotations/{ANNOTATIONS_ZIP}, then type:"
+    )
     return (
-        f"source.root={store.location}: COCO 2017 is not there. Looked for {names}, and for {ANNOTATIONS_ZIP} (or"
+        f"source.root={root}: COCO 2017 is not there. Looked for {names}, and for {ANNOTATIONS_ZIP} (or"
         f" annotations/instances_*2017.json), and found no split whole. They can be had without an account: {URL}"
         f"/zips/train2017.zip (19 GB), {URL}/zips/val2017.zip (0.8 GB), {URL}/annotations/{ANNOTATIONS_ZIP} (0.25 GB)."
-        f" For val alone: curl --create-dirs --output-dir {store.location} --remote-name-all"
-        f" {URL}/zips/val2017.zip {URL}/annotations/{ANNOTATIONS_ZIP}, then type the same command again"
+        f"{fetch if '://' not in root else ' Then type:'} make prepare-data"
+        f' ARGS="source=coco source.root={root if "://" not in root else "FOLDER"} out=data/coco-64"'
     )

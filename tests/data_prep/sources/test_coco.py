@@ -263,6 +263,7 @@ def test_nothing_there_says_where_it_can_be_had_and_what_to_type(tmp_path: Path)
             "annotations_trainval2017.zip",
             "http://images.cocodataset.org/zips/val2017.zip",
             "curl ",
+            f'make prepare-data ARGS="source=coco source.root={root} ',
         ):
             assert part in str(raised.value)
         assert "\n" not in str(raised.value)
