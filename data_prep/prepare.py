@@ -317,7 +317,7 @@ def build_missing(store: Store, config: PrepareConfig, tasks: list[ShardTask], r
     undone = [task for task in tasks if task.receipt_name not in receipts]
     if receipts and undone:
         log.info("going on: %d of %d shards are finished", len(receipts), len(tasks))
-    sizes = {task.split: _num_items(store, task.split) for task in undone}
+    sizes = {split: _num_items(store, split) for split in {task.split for task in undone}}
     if is_local(store):
         for split in sizes:
             (Path(store.location) / split).mkdir(exist_ok=True)
@@ -327,8 +327,8 @@ def build_missing(store: Store, config: PrepareConfig, tasks: list[ShardTask], r
     ) as bar:
         for task, receipt in run_tasks(undone, engine=config.engine, on_progress=bar.update):
             receipts[task.receipt_name] = receipt
-            rejected = _check_rejected(receipts.values(), config)
-            bar.note(rejected=len(rejected))
+            if receipt["rejected"]:
+                bar.note(rejected=len(_check_rejected(receipts.values(), config)))
             for stage, passed_s in receipt.get("seconds", {}).items():
                 seconds[stage] += passed_s
     if undone and is_local(store):
