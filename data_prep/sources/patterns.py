@@ -9,10 +9,7 @@ Braces serve where nothing can be listed (http), or where a folder holds more th
 
 from __future__ import annotations
 
-import itertools
-import math
 import re
-from collections.abc import Sequence
 
 from data_prep.sources.classes import split_location
 from data_prep.sources.image_sizes import ImageSizes
@@ -20,8 +17,9 @@ from pipeline.shards.errors import UserError
 from pipeline.storage import Store, StoredFile, open_store
 
 MAX_FILES = 1_000_000
-_BRACES = re.compile(r"(\{[^{}]*\})")
-_RANGE = re.compile(r"(\d{1,9})\.\.(\d{1,9})")
+MAX_DEPTH = 10
+_RANGE = re.compile(r"(\d{1,9})\.\.(\d{1,9})\}")
+_OUTSIDE, _INSIDE = re.compile(r"[^{}]+"), re.compile(r"[^{},]+")
 _SPLIT_WORDS = {
     "train": "train",
     "training": "train",
@@ -35,31 +33,59 @@ _FIRST_WORD = re.compile(r"[A-Za-z]+")
 
 
 def expand_braces(pattern: str) -> list[str]:
-    """Return the names that a pattern stands for: {000..123} counts with leading zeros, {a,b} lists.
+    """Return the names that a pattern stands for: {000..123} counts with leading zeros, {a,b{1..2}} lists.
 
     Raises:
         UserError: braces that do not close, or that hold something else, or more than a million names.
     """
-    choices = [_choices(part, pattern=pattern) for part in _BRACES.split(pattern)]
-    if math.prod(map(len, choices)) > MAX_FILES:
-        raise UserError(f"{pattern}: stands for more than {MAX_FILES:,} names")
-    return ["".join(parts) for parts in itertools.product(*choices)]
+    names, end = _expand(pattern, 0, depth=0)
+    assert end == len(pattern)
+    return names
 
 
-def _choices(part: str, *, pattern: str) -> Sequence[str]:
-    """Return what a pair of braces stands for; a text between them stands for itself."""
-    if not _BRACES.fullmatch(part):
-        if "{" in part or "}" in part:
-            raise UserError(f"{pattern}: braces that do not close, or one inside the other")
-        return (part,)
-    inner = part[1:-1]
-    if counted := _RANGE.fullmatch(inner):
+def _expand(pattern: str, at: int, *, depth: int) -> tuple[list[str], int]:
+    """Return what the pattern stands for from `at` on, and where that ends: inside braces at their next , or }."""
+    names = [""]
+    while at < len(pattern) and not (depth and pattern[at] in ",}"):
+        if pattern[at] == "{":
+            choices, at = _choices(pattern, at + 1, depth=depth + 1)
+        elif literal := (_INSIDE if depth else _OUTSIDE).match(pattern, at):
+            choices, at = [literal[0]], literal.end()
+        else:
+            raise UserError(f"{pattern}: a closing brace without an opening one")
+        if len(names) * len(choices) > MAX_FILES:
+            raise UserError(f"{pattern}: stands for more than {MAX_FILES:,} names")
+        names = [name + choice for name in names for choice in choices]
+    return names, at
+
+
+def _choices(pattern: str, at: int, *, depth: int) -> tuple[list[str], int]:
+    """Return what the braces that were opened just before `at` stand for, and where they end."""
+    if counted := _RANGE.match(pattern, at):
         first, last = int(counted[1]), int(counted[2])
         if 0 <= last - first < MAX_FILES:
-            return [f"{number:0{len(counted[1])}d}" for number in range(first, last + 1)]
-    elif "," in inner:
-        return inner.split(",")
-    raise UserError(f"{pattern}: {part}: {{000..123}}, the smaller number first, or {{a,b}} wanted")
+            return [f"{number:0{len(counted[1])}d}" for number in range(first, last + 1)], counted.end()
+        raise UserError(
+            f"{pattern}: {{{counted[0]}: the smaller number first, and at most {MAX_FILES:,} of them wanted"
+        )
+    if depth > MAX_DEPTH:
+        raise UserError(f"{pattern}: over {MAX_DEPTH} braces inside each other")
+    choices: list[str] = []
+    num_parts = 0
+    while True:
+        part, at = _expand(pattern, at, depth=depth)
+        choices += part
+        if len(choices) > MAX_FILES:
+            raise UserError(f"{pattern}: stands for more than {MAX_FILES:,} names")
+        num_parts += 1
+        if at == len(pattern):
+            raise UserError(f"{pattern}: braces that do not close")
+        at += 1
+        if pattern[at - 1] == "}":
+            break
+    if num_parts == 1:
+        raise UserError(f"{pattern}: {{{choices[0][:50]}}}: {{000..123}} or {{a,b}} wanted")
+    return choices, at
 
 
 def find_files(root: str, *, extension: str, what: str) -> tuple[Store, list[StoredFile]]:
