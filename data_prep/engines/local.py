@@ -155,7 +155,7 @@ class _Run:
 
     def _submit(self, executor: ProcessPoolExecutor, number: int, task: ShardTask) -> None:
         try:
-            with _interrupt_masked():
+            with interrupt_masked():
                 self._building[executor.submit(_work, number, task)] = (number, task)
         except BrokenProcessPool:
             self._again.appendleft((number, task))
@@ -210,7 +210,7 @@ def _interrupt_as_flag() -> Iterator[threading.Event]:
 
 
 @contextmanager
-def _interrupt_masked() -> Iterator[None]:
+def interrupt_masked() -> Iterator[None]:
     """Hold Ctrl-C back for the block, and for good in processes that start in it.
 
     The terminal sends it to workers too; the parent alone hears it and stops them in order.

@@ -32,7 +32,7 @@ import submitit
 
 from data_prep.config import Cluster, SlurmEngineConfig
 from data_prep.engines.board import BOARD_FOLDER, Board, cancel_jobs
-from data_prep.engines.local import Finished, OnProgress, Stopped, run_local
+from data_prep.engines.local import Finished, OnProgress, Stopped, interrupt_masked, run_local
 from data_prep.engines.nodes import Away, check_node, num_done, travelling
 from data_prep.shard_task import ShardTask, opened_store, read_receipt
 from pipeline.shards.errors import UserError
@@ -47,7 +47,7 @@ PULSE_S = 5.0
 SILENT_S = 1800.0
 # How long a receipt may take to be seen on this node after a job told of it.
 RECEIPT_S = 60.0
-CANCEL_S = 10.0
+CANCEL_S = 15.0
 # A shard lost with this many jobs, and a job followed up this often without one shard more, end the run.
 MAX_LOSSES = 3
 
@@ -191,12 +191,9 @@ class _Run:
             cancel_jobs({job.job_id.partition("_")[0] for job in alive if not job.done()})
             return
         deadline_s = time.monotonic() + CANCEL_S
-        # They look at the board by themselves, and then take their part files back.
+        # Without Slurm they end by their own look at the board, and take their part files back.
         while not all(job.done() for job in alive) and time.monotonic() < deadline_s:
             time.sleep(0.1)
-        for job in alive:
-            if not job.done():
-                job.cancel()
 
     def _submit(self, shares: list[tuple[int, int]]) -> None:
         assert self._engine.workers is not None
@@ -215,7 +212,9 @@ class _Run:
             )
             self._num_submitted += 1
         try:
-            jobs = self._executor.submit_array([functools.partial(work, item) for item in works])
+            # A terminal's Ctrl-C is for this process, which then ends the jobs in order.
+            with interrupt_masked():
+                jobs = self._executor.submit_array([functools.partial(work, item) for item in works])
         except (RuntimeError, ValueError, OSError) as error:
             lines = [line for line in str(error).splitlines() if line.strip()] or [repr(error)]
             raise UserError(f"engine=slurm: the jobs were refused: {lines[-1].strip()}") from None
