@@ -104,15 +104,17 @@ def images_of(store: Store, tars: Sequence[ClassTar]) -> Iterator[tuple[ClassTar
 
 def sorted_images(images: list[Image], *, where: str) -> list[Image]:
     """Return images sorted bytewise by key. Raises DamageError where one comes twice."""
-    images.sort(key=lambda image: image.key.encode())
-    for first, second in pairwise(images):
-        if first.key == second.key:
-            raise DamageError(f"{where}: holds {first.key} twice; get it again")
+    images.sort()  # by key: the order of code points is that of UTF-8's bytes
+    if len({image.key for image in images}) != len(images):
+        twice = next(first.key for first, second in pairwise(images) if first.key == second.key)
+        raise DamageError(f"{where}: holds {twice} twice; get it again")
     return images
 
 
 def is_image(name: str, *, others: Counter[str]) -> bool:
     """Tell whether a file is an image by its extension; others are counted, hidden files are nobody's."""
+    if name.endswith(".JPEG") and "/" not in name and name[0] != ".":  # millions of them
+        return True
     base = name.rpartition("/")[2]
     if base.startswith("."):
         return False
