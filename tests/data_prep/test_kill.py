@@ -138,3 +138,52 @@ def test_ctrl_c_ends_with_one_line_and_130(tmp_path: Path) -> None:
     assert end_of(process) == (130, "", "error: interrupted")
     assert not list(out.rglob(".*.part"))
     assert not (out / "dataset.json").exists()
+
+
+def encoded_options(root: Path, out: Path, *, workers: int) -> list[str]:
+    shards = ["layout=encoded", "layout.shard_bytes=40000", "max_rejected=3"]
+    return ["source=folder", f"source.root={root}", *shards, f"engine.workers={workers}", f"out={out}"]
+
+
+@pytest.mark.skipif(not Path("/proc/self/cwd").exists(), reason="finds processes in /proc")
+@pytest.mark.slow
+def test_any_process_killed_at_any_moment_of_the_whole_way_changes_no_byte(tmp_path: Path) -> None:
+    """From the first import over listing, plan, shards, manifests and card to the end; TARMAC_KILLS=100 kills more."""
+    num_kills = int(os.environ.get("TARMAC_KILLS", "10"))
+    write_pictures(tmp_path / "pets", num_each=120, size=16)
+    (tmp_path / "pets" / "cat" / "007.png").write_bytes(b"no picture")
+    started_s = time.monotonic()
+    ended = run_module("data_prep", *encoded_options(tmp_path / "pets", tmp_path / "whole", workers=2))
+    assert ended.returncode == 0, ended.stderr
+    whole_s = time.monotonic() - started_s
+    rng = random.Random(num_kills)
+    whole = tree(tmp_path / "whole")
+    assert "card.html" in whole
+    out = tmp_path / "there" / "set"
+    out.parent.mkdir()
+    kills = 0
+    while kills < num_kills:
+        process = subprocess.Popen(
+            command("data_prep", *encoded_options(tmp_path / "pets", out, workers=2)),
+            cwd=out.parent,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        time.sleep(rng.random() * whole_s)
+        victims = processes_of(out) or [process.pid]
+        with suppress(ProcessLookupError):
+            if rng.random() < 0.3:
+                os.killpg(process.pid, signal.SIGKILL)
+            else:
+                os.kill(rng.choice(victims), signal.SIGKILL)
+            kills += 1
+        process.wait(timeout=60)
+        wait_until_none(out)
+        if process.returncode == 0:
+            assert tree(out) == whole
+            shutil.rmtree(out)
+    ended = run_module("data_prep", *encoded_options(tmp_path / "pets", out, workers=1))
+    assert ended.returncode == 0, ended.stderr
+    assert tree(out) == whole

@@ -10,8 +10,10 @@ import time
 from pathlib import Path
 
 import pytest
-
 from engine_runs import JOBS, killed_at, last_line, num_receipts, prepare_by, start_by, times_built
+
+from data_prep.config import Cluster, SlurmEngineConfig
+from pipeline.shards.errors import UserError
 from tiny_data import tree, write_pictures
 
 pytest.importorskip("submitit")
@@ -115,12 +117,10 @@ def test_without_slurm_it_says_where_to_type_the_command(tmp_path: Path) -> None
 
 
 def test_an_output_at_a_url_wants_a_folder_for_the_jobs(tmp_path: Path) -> None:
-    from data_prep.config import Cluster, SlurmEngineConfig
-    from data_prep.engines.slurm import _folders
-    from pipeline.shards.errors import UserError
+    from data_prep.engines.slurm import _folders  # needs submitit
 
     engine = SlurmEngineConfig(cluster=Cluster.local)
-    with pytest.raises(UserError, match="engine.folder is needed with out=s3://bucket/set"):
+    with pytest.raises(UserError, match=r"engine\.folder is needed with out=s3://bucket/set"):
         _folders("s3://bucket/set", engine)
     engine.folder = str(tmp_path / "jobs")
     run, board = _folders("s3://bucket/set", engine)
