@@ -281,8 +281,8 @@ class SlurmEngineConfig(EngineConfig):
     time_min: int = field(default=240, metadata={"help": "limit of a job, minutes; a job that meets it is followed up"})
     cpus_per_task: int = field(default=1, metadata={"help": "cores of a job; it builds that many shards at a time"})
     mem_gb: int | None = field(default=None, metadata={"help": "memory of a job, GB; null: the cluster's own"})
-    extra: dict[str, str] = field(
-        default_factory=dict, metadata={"help": "more of sbatch's options: {qos:high,constraint:skylake}"}
+    extra: list[str] = field(
+        default_factory=list, metadata={"help": "more of sbatch's options, as [qos:high,exclusive]"}
     )
     folder: str | None = field(
         default=None, metadata={"help": "shared folder for logs and job files; null: plan/slurm in out"}
