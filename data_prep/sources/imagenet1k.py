@@ -1,6 +1,6 @@
-"""ImageNet-1k as its publishers hand it out, with nothing extracted: the tars, Kaggle's tree or zip.
+"""ImageNet-1k as its publishers hand it out, with nothing extracted: the tars, Kaggle's tree or zip, Parquet shards.
 
-    source = open_imagenet1k("imagenet")            # a folder, or a URL prefix for the tars
+    source = open_imagenet1k("imagenet")            # a folder, or a URL prefix for the tars, the zip and Parquet
     source.classes[0], source.class_ids[0]          # "tench, Tinca tinca", "n01440764"
     next(source.list_items("train")).source_keys[0] # "n01440764/n01440764_10026.JPEG"
 
@@ -17,7 +17,7 @@ from functools import cached_property
 from pathlib import Path
 
 from data_prep.archives.zip import read_zip_entry
-from data_prep.sources.base import Items
+from data_prep.sources.base import Items, Source
 from data_prep.sources.class_tars import Image
 from data_prep.sources.imagenet_labels import DEVKIT_ARCHIVE, Labels, find_labels
 from data_prep.sources.imagenet_places import (
@@ -28,6 +28,7 @@ from data_prep.sources.imagenet_places import (
     Places,
     find_places,
 )
+from data_prep.sources.parquet import open_parquet
 from data_prep.sources.rows import MAX_IMAGE_BYTES, Row, gathered
 from data_prep.sources.wordnet import class_names
 from pipeline.shards.errors import UserError
@@ -37,7 +38,7 @@ from pipeline.storage import Store, open_store
 logger = logging.getLogger(__name__)
 
 
-def open_imagenet1k(root: str) -> Imagenet1kSource:
+def open_imagenet1k(root: str) -> Source:
     """Open ImageNet-1k below a folder or URL; images are only listed when they are asked for.
 
     Raises:
@@ -45,9 +46,15 @@ def open_imagenet1k(root: str) -> Imagenet1kSource:
     """
     store = open_store(root)
     places = find_places(store)
-    if places.train is None and places.val is None:
-        raise UserError(_missing(root, store))
-    return Imagenet1kSource(store, places=places)
+    if places.train is not None or places.val is not None:
+        return Imagenet1kSource(store, places=places)
+    if "{" in root or _has_parquet(store):
+        # Hugging Face numbers the classes by their sorted WordNet ids too, so that the publishers' lists fit.
+        labels = find_labels(store) if "{" not in root else None
+        class_ids = labels.class_ids if labels else None
+        classes = class_names(class_ids, labels.words) if labels and class_ids else None
+        return open_parquet(root, name=Imagenet1kSource.name, classes=classes, class_ids=class_ids)
+    raise UserError(_missing(root, store))
 
 
 class Imagenet1kSource:
@@ -142,6 +149,13 @@ class Imagenet1kSource:
             yield Row(numbers[class_id], *image)
 
 
+def _has_parquet(store: Store) -> bool:
+    """Tell whether Parquet files lie below a store's root; a web server, which cannot list, never has any."""
+    if store.location.startswith(("http://", "https://")):
+        return False
+    return any(file.name.endswith(".parquet") for file in store.list_files())
+
+
 def _missing(root: str, store: Store) -> str:
     """Return what to do where nothing is found: where each form can be had, and what to type."""
     remote = store.local_path("train") is None
@@ -149,11 +163,13 @@ def _missing(root: str, store: Store) -> str:
     folder = "." if remote else root
     return (
         f"source.root={root}: {'no such folder' if absent else 'no ImageNet-1k in it'}; looked for {TRAIN_ARCHIVE},"
-        f" {VAL_ARCHIVE} (with {DEVKIT_ARCHIVE}), {KAGGLE_FOLDER}/train and val, {KAGGLE_ZIP}."
+        f" {VAL_ARCHIVE} (with {DEVKIT_ARCHIVE}), {KAGGLE_FOLDER}/train and val, {KAGGLE_ZIP}, Parquet files."
         " ImageNet may not be handed on, so each of its publishers wants a free account and your consent to its terms."
         " The tars: https://image-net.org/download-images (ILSVRC2012). The zip:"
         " https://www.kaggle.com/competitions/imagenet-object-localization-challenge, then"
         f" `kaggle competitions download -c imagenet-object-localization-challenge -p {folder}`."
-        f' Put either into {root} as it is, then type: make prepare-data ARGS="source=imagenet1k source.root={root}'
-        ' out=data/imagenet1k-64 layout.resolution=64"'
+        " Parquet: https://huggingface.co/datasets/ILSVRC/imagenet-1k, then"
+        f" `hf download ILSVRC/imagenet-1k --repo-type dataset --local-dir {folder}`."
+        f" Put one of them into {root} as it is, then type: make prepare-data"
+        f' ARGS="source=imagenet1k source.root={root} out=data/imagenet1k-64 layout.resolution=64"'
     )

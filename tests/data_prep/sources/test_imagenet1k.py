@@ -10,6 +10,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from datasets import ClassLabel, Dataset, Features
+from datasets import Image as HubImage
 
 from data_prep.config import Imagenet1kSourceConfig
 from data_prep.sources import open_source
@@ -76,6 +78,52 @@ def test_every_form_gives_the_same_keys_classes_and_bytes_in_the_same_order(tmp_
         found = listed(source, split)
         assert found == expected
         assert list(found) == list(expected)
+
+
+HUB_NAMES = ("tench, Tinca tinca", "crane", "Shetland sheepdog", "crane bird")
+
+
+def write_hub(root: Path) -> Path:
+    """Write the files of the hub's ILSVRC/imagenet-1k with Hugging Face's own library: one split shuffled, one bare."""
+    features = Features({"image": HubImage(), "label": ClassLabel(names=list(HUB_NAMES))})
+    train = [(f"{key[10:-5]}_{class_id}.JPEG", class_id, content) for key, (class_id, content) in TRAIN.items()]
+    val = [(f"{name[:-5]}_{class_id}.JPEG", class_id, content) for name, (class_id, content) in VAL.items()]
+    splits = {"train-00000-of-00002": train[7:], "train-00001-of-00002": train[:7], "validation-00000-of-00001": val}
+    splits |= {"test-00000-of-00001": [("ILSVRC2012_test_00000001.JPEG", "", picture(1))]}
+    for name, rows in splits.items():
+        table = {
+            "image": [{"bytes": content, "path": path} for path, _, content in rows],
+            "label": [sorted(WORDS).index(class_id) if class_id else -1 for _, class_id, _ in rows],
+        }
+        (root / "data").mkdir(parents=True, exist_ok=True)
+        Dataset.from_dict(table, features=features).to_parquet(root / "data" / f"{name}.parquet")
+    return root
+
+
+@pytest.mark.parametrize("with_lists", [False, True])
+def test_parquet_shards_of_the_hub_have_the_same_classes_and_images(tmp_path: Path, with_lists: bool) -> None:
+    write_hub(tmp_path)
+    if with_lists:
+        write(tmp_path, {"LOC_synset_mapping.txt": TINY.mapping().encode()})
+    source = open_imagenet1k(str(tmp_path))
+    assert (source.name, source.task, source.splits) == ("ImageNet-1k", Task.classification, ("train", "val"))
+    assert source.classes == (NAMES if with_lists else HUB_NAMES)
+    assert source.class_ids == (tuple(WORDS) if with_lists else None)
+    for split, expected in (("train", TRAIN), ("val", VAL)):
+        found = []
+        for items in source.list_items(split):
+            for path, offset, size_bytes, label in zip(
+                items.paths, items.offsets, items.sizes_bytes, items.labels, strict=True
+            ):
+                content = source.read(path=path, offset=int(offset), size_bytes=int(size_bytes))
+                found.append((tuple(WORDS)[int(label)], content))
+        assert sorted(found) == sorted(expected.values())
+
+
+def test_parquet_of_another_collection_does_not_take_imagenets_names(tmp_path: Path) -> None:
+    write(write_hub(tmp_path), {"LOC_synset_mapping.txt": b"n01440764 tench\n"})
+    with pytest.raises(UserError, match="has 4 classes, 1 wanted"):
+        list(open_imagenet1k(str(tmp_path)).list_items("train"))
 
 
 def test_order_is_the_collections_own_not_the_archives(tmp_path: Path) -> None:
@@ -200,6 +248,8 @@ def test_where_nothing_is_people_learn_where_to_get_it_and_what_to_type(tmp_path
         "https://image-net.org/download-images",
         "https://www.kaggle.com/competitions/imagenet-object-localization-challenge",
         f"kaggle competitions download -c imagenet-object-localization-challenge -p {tmp_path / root}`",
+        "https://huggingface.co/datasets/ILSVRC/imagenet-1k",
+        f"hf download ILSVRC/imagenet-1k --repo-type dataset --local-dir {tmp_path / root}`",
         f'then type: make prepare-data ARGS="source=imagenet1k source.root={tmp_path / root} out=data/imagenet1k-64',
         "no such folder" if root != "empty" else "no ImageNet-1k in it",
     ):
