@@ -27,7 +27,8 @@ from typing import Any
 from data_prep.shard_task import PLAN_FOLDER
 
 BOARD_FOLDER = f"{PLAN_FOLDER}/slurm"
-JOB_ID = re.compile(r"\d+")
+JOB_ID = re.compile(r"\d+(_\d+)?")
+COMMAND_S = 60.0
 
 
 class Board:
@@ -138,4 +139,21 @@ def cancel_jobs(job_ids: Iterable[str]) -> None:
     """Cancel Slurm's jobs by their numbers; those that have ended are no error."""
     numbers = [job_id for job_id in job_ids if JOB_ID.fullmatch(job_id)]
     if numbers and shutil.which("scancel"):
-        subprocess.run(["scancel", *numbers], check=False, capture_output=True, timeout=60)
+        with suppress(subprocess.TimeoutExpired):
+            subprocess.run(["scancel", *numbers], check=False, capture_output=True, timeout=COMMAND_S)
+
+
+def queued_jobs(job_ids: Iterable[str]) -> set[str] | None:
+    """Return which of Slurm's jobs wait or run, arrays one by one (`17_3`); None where Slurm does not say.
+
+    squeue, not sacct: it works without an accounting service, and says at once when a job is gone.
+    """
+    command = ["squeue", "--noheader", "--array", "--format=%i", f"--jobs={','.join(job_ids)}"]
+    try:
+        asked = subprocess.run(command, check=False, capture_output=True, text=True, timeout=COMMAND_S)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    if asked.returncode == 0:
+        return set(asked.stdout.split())
+    # All are gone, and forgotten.
+    return set() if "Invalid job id" in asked.stderr else None

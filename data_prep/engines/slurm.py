@@ -18,12 +18,13 @@ from __future__ import annotations
 import errno
 import functools
 import logging
+import re
 import secrets
 import shutil
 import socket
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,7 @@ from typing import Any
 import submitit
 
 from data_prep.config import Cluster, SlurmEngineConfig
-from data_prep.engines.board import BOARD_FOLDER, Board, cancel_jobs
+from data_prep.engines.board import BOARD_FOLDER, Board, cancel_jobs, queued_jobs
 from data_prep.engines.local import Finished, OnProgress, Stopped, interrupt_masked, run_local
 from data_prep.engines.nodes import Away, check_node, num_done, travelling
 from data_prep.shard_task import ShardTask, opened_store, read_receipt
@@ -40,9 +41,9 @@ from pipeline.shards.errors import UserError
 log = logging.getLogger(__name__)
 
 POLL_S = 1.0
-# Between questions to Slurm's accounting; jobs tell by themselves what they do.
+# Between questions to Slurm; jobs tell by themselves what they do.
 ASK_SLURM_S = 30.0
-# Between a job's signs of life, and how long a job may go without one. The second covers clusters without accounting.
+# Between a job's signs of life, and how long a job that has begun may go without one.
 PULSE_S = 5.0
 SILENT_S = 1800.0
 # How long a receipt may take to be seen on this node after a job told of it.
@@ -50,6 +51,7 @@ RECEIPT_S = 60.0
 CANCEL_S = 15.0
 # A shard lost with this many jobs, and a job followed up this often without one shard more, end the run.
 MAX_LOSSES = 3
+OPTION_NAME = re.compile(r"[a-z][a-z0-9-]*")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,6 +144,7 @@ class _Job:
     num_followed: int
     num_done: int = 0
     has_ended: bool = False
+    is_queued: bool = True
     pulse: tuple[int, int] | None = None
     pulse_s: float = field(default_factory=time.monotonic)
 
@@ -188,7 +191,7 @@ class _Run:
         """Cancel what still runs and give it a moment to end."""
         alive = [job.job for job in self._jobs.values()]
         if self._engine.cluster is Cluster.slurm:
-            cancel_jobs({job.job_id.partition("_")[0] for job in alive if not job.done()})
+            cancel_jobs(_numbers(job for job in alive if not job.paths.result_pickle.exists()))
             return
         deadline_s = time.monotonic() + CANCEL_S
         # Without Slurm they end by their own look at the board, and take their part files back.
@@ -219,7 +222,7 @@ class _Run:
             lines = [line for line in str(error).splitlines() if line.strip()] or [repr(error)]
             raise UserError(f"engine=slurm: the jobs were refused: {lines[-1].strip()}") from None
         if self._engine.cluster is Cluster.slurm:
-            self._board.note_jobs(sorted({job.job_id.partition("_")[0] for job in jobs}))
+            self._board.note_jobs(_numbers(jobs))
         for item, job, (share, num_followed) in zip(works, jobs, shares, strict=True):
             self._jobs[item.key] = _Job(job=job, share=share, num_followed=num_followed)
 
@@ -250,10 +253,11 @@ class _Run:
 
     def _follow_up_lost(self) -> None:
         """Submit a job for each that is gone before its time; when all are gone, for whatever is left."""
-        now_s = time.monotonic()
-        if self._engine.cluster is Cluster.slurm and now_s - self._asked_s > ASK_SLURM_S and self._jobs:
-            self._asked_s = now_s
-            next(iter(self._jobs.values())).job.get_info(mode="force")  # one question for all
+        if self._engine.cluster is Cluster.slurm and time.monotonic() - self._asked_s > ASK_SLURM_S:
+            self._asked_s = time.monotonic()
+            queued = queued_jobs(_numbers(job.job for job in self._jobs.values()))
+            for job in self._jobs.values():
+                job.is_queued = queued is None or job.job.job_id in queued
         gone = {key: job for key, job in self._jobs.items() if job.has_ended or self._is_gone(key, job)}
         if not gone:
             return
@@ -286,8 +290,10 @@ class _Run:
         if pulse != job.pulse:
             job.pulse, job.pulse_s = pulse, time.monotonic()
         if job.pulse is not None and time.monotonic() - job.pulse_s > SILENT_S:
-            job.job.cancel(check=False)
+            cancel_jobs([job.job.job_id])
             return True
+        if self._engine.cluster is Cluster.slurm:
+            return not job.is_queued or job.job.paths.result_pickle.exists()
         return bool(job.job.done())
 
     def _lose(self, names: list[str], reason: str) -> None:
@@ -314,21 +320,36 @@ def _executor(engine: SlurmEngineConfig, folder: Path) -> Any:
     if engine.cluster is Cluster.slurm:
         chosen = {"partition": engine.partition, "account": engine.account}
         options |= {f"slurm_{name}": value for name, value in chosen.items() if value is not None}
-        # An option without a value, such as exclusive, is written as true.
-        extra = {name: True if value.lower() == "true" else value for name, value in engine.extra.items()}
-        options |= {"slurm_additional_parameters": extra, "slurm_array_parallelism": engine.workers}
+        options |= {"slurm_additional_parameters": _extra(engine.extra), "slurm_array_parallelism": engine.workers}
     executor.update_parameters(**options)
     return executor
 
 
+def _extra(options: list[str]) -> dict[str, str | bool]:
+    """Return sbatch's options by name; `exclusive` has no value, `qos:high` and `qos=high` have one."""
+    extra: dict[str, str | bool] = {}
+    for option in options:
+        name, _, value = option.removeprefix("--").replace("=", ":", 1).partition(":")
+        if not OPTION_NAME.fullmatch(name):
+            raise UserError(f"engine.extra={option}: name:value or name wanted, as sbatch has it")
+        extra[name] = value or True
+    return extra
+
+
 def _last_words(job: Any) -> str:
-    """Return a lost job's number, state, log file and that file's last line."""
+    """Return a lost job's number, log file and that file's last line, Slurm's own echo left out."""
     path = job.paths.stderr
     try:
-        lines = [line for line in path.read_text(errors="replace").splitlines() if line.strip()]
+        lines = [line.strip() for line in path.read_text(errors="replace").splitlines()]
     except OSError:
         lines = []
-    return f"job {job.job_id} ({job.state}), {path}: {lines[-1].strip() if lines else 'nothing there'}"
+    told = [line for line in lines if line and not line.startswith("srun: ")] or [line for line in lines if line]
+    return f"job {job.job_id}, {path}: {told[-1] if told else 'nothing there'}"
+
+
+def _numbers(jobs: Iterable[Any]) -> list[str]:
+    """Return Slurm's numbers of jobs, one for a whole array."""
+    return sorted({job.job_id.partition("_")[0] for job in jobs})
 
 
 def _name(task: ShardTask) -> str:

@@ -54,7 +54,7 @@ def test_a_shard_that_is_lost_with_every_job_is_named_with_the_log(tmp_path: Pat
     assert ended.returncode == 2
     told = last_line(ended)
     assert told.startswith("error: engine=slurm: shard train-000003 was lost 3 times with its job; the last: job ")
-    log = Path(told.split("), ")[1].partition(": ")[0])
+    log = Path(told.split("the last: ")[1].split(", ")[1].partition(": ")[0])
     assert log.is_file()
     assert log.is_relative_to(tmp_path / "set" / "plan" / "slurm")
     assert times_built(tmp_path / "kill", "train-3") == 3
