@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from data_prep.archives.gzip import open_gzip
+from data_prep.progress import Progress
 from data_prep.sources.base import Items
 from data_prep.sources.class_spool import ClassSpool
 from data_prep.sources.class_tars import ClassTar, Image, class_of_tar, images_of, sorted_tars, tars_inside
@@ -72,7 +73,7 @@ def open_imagenet21k(root: str, *, min_images: int, val_per_class: int) -> Image
         whole = next((name for name in WHOLE_TARS if store.size_of(name) is not None), None)
     images = store
     if whole is not None and not whole.endswith(".tar"):
-        images = open_gzip(store, whole, index_path=_index_path(store, whole))
+        images = _open_packed(store, whole)
     return Imagenet21kSource(
         root, images=images, lists=store, whole=whole, min_images=min_images, val_per_class=val_per_class
     )
@@ -140,13 +141,16 @@ class Imagenet21kSource:
     def _classes(self) -> list[_Class]:
         """The classes that stay, their images in the spool: from one walk over all tars."""
         classes, num_small, num_lost = [], 0, 0
-        for tar, images in images_of(self._images, self._tars()):
-            if len(images) < self._min_images:
-                num_small, num_lost = num_small + 1, num_lost + len(images)
-                continue
-            train, val = _hold_out(images, num_held_out=min(self._val_per_class, len(images) // _IMAGES_PER_HELD_OUT))
-            listed_as = self._spool.add(train + val, path=tar.path)
-            classes.append(_Class(tar.class_id, listed_as, len(train), len(val)))
+        tars = self._tars()
+        with Progress(total=len(tars), unit="classes", label="listing") as progress:
+            for tar, images in images_of(self._images, tars):
+                progress.update(1)
+                if len(images) < self._min_images:
+                    num_small, num_lost = num_small + 1, num_lost + len(images)
+                    continue
+                num_val = min(self._val_per_class, len(images) // _IMAGES_PER_HELD_OUT)
+                listed_as = self._spool.add(_held_out_last(images, num_held_out=num_val), path=tar.path)
+                classes.append(_Class(tar.class_id, listed_as, len(images) - num_val, num_val))
         if num_small:
             logger.info(
                 "left out: %s classes with fewer than %s images (%s images); %s classes stay",
@@ -187,16 +191,24 @@ class Imagenet21kSource:
         return sorted_tars((ClassTar(class_id, f"{class_id}.tar") for class_id in ids), where=where)
 
 
-def _hold_out(images: list[Image], *, num_held_out: int) -> tuple[list[Image], list[Image]]:
-    """Split a class by a keyed hash of the keys; both parts keep the order."""
+def _held_out_last(images: list[Image], *, num_held_out: int) -> list[Image]:
+    """Put those that a keyed hash of their keys holds out behind the others; both parts keep the order."""
     if num_held_out == 0:
-        return images, []
-    hashes = [make_key("held out", image.key) for image in images]
-    chosen = set(sorted(range(len(images)), key=lambda row: (hashes[row], row))[:num_held_out])
-    return (
-        [image for row, image in enumerate(images) if row not in chosen],
-        [image for row, image in enumerate(images) if row in chosen],
-    )
+        return images
+    ranked = sorted(images, key=lambda image: (make_key("held out", image.key), image.key))
+    chosen = {image.key for image in ranked[:num_held_out]}
+    return sorted(images, key=lambda image: image.key in chosen)
+
+
+def _open_packed(store: Store, name: str) -> Store:
+    """Open a tar.gz at unpacked offsets; its index is made first where there is none, in one pass over the file."""
+    index_path = _index_path(store, name)
+    if index_path.exists():
+        return open_gzip(store, name, index_path=index_path)
+    logger.info("making %s, so that %s can be read in place; this is done once", index_path, name)
+    index_path.parent.mkdir(parents=True, exist_ok=True)
+    with Progress(total=store.size_of(name), unit="bytes", label="indexing") as progress:
+        return open_gzip(store, name, index_path=index_path, on_progress=progress.update)
 
 
 def _index_path(store: Store, name: str) -> Path:
@@ -214,7 +226,7 @@ def _missing(root: str) -> str:
         f"source.root={root}: no ImageNet-21k in it; looked for class tars as in n00004475.tar, and for"
         f" {', '.join(WHOLE_TARS)}. ImageNet may not be handed on, so it wants a free account and your consent to its"
         " terms: https://image-net.org/download-images, there winter21_whole.tar.gz (1.1 TB), which"
-        f" `tar xzf winter21_whole.tar.gz -C {root} --strip-components=1` turns into class tars, the fastest form to"
-        f' read. Then type: make prepare-data ARGS="source=imagenet21k source.root={root} source.min_images=500'
+        f" `tar xzf winter21_whole.tar.gz -C {root}` turns into class tars, the fastest form to read. Then type:"
+        f' make prepare-data ARGS="source=imagenet21k source.root={root} source.min_images=500'
         ' out=data/imagenet21k-64 layout.resolution=64"'
     )
