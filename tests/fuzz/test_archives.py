@@ -91,32 +91,35 @@ def with_right_checksums(content: bytes) -> bytes:
     return bytes(blocks)
 
 
-def tar_is_refused_or_right(content: bytes, *, may_differ: bool) -> None:
-    """`may_differ`: Python may refuse what is taken here, as it reads numbers too that do not matter, such as modes."""
+def tar_is_refused_or_right(content: bytes) -> None:
+    """Where Python stops without a word, at a header that it does not like, what comes before is compared.
+
+    That may be one that is right here: Python also reads numbers that do not matter, such as modes, and two flips may
+    leave a checksum as it was.
+    """
     store: Any = BytesStore(content)
     try:
         found = list(walk_tar(store, "a"))
-    except UserError:
-        return
-    try:
         with tarfile.open(fileobj=io.BytesIO(content), mode="r:") as archive:
             members = [member for member in archive if member.isreg()]
-    except tarfile.TarError:
-        assert may_differ
+            stopped_early = content[archive.offset : archive.offset + 512].strip(b"\0") != b""
+    except (UserError, tarfile.TarError):
         return
-    assert found == [(member.name.removeprefix("./"), member.offset_data, member.size) for member in members]
+    expected = [(member.name.removeprefix("./"), member.offset_data, member.size) for member in members]
+    assert found[: len(expected)] == expected
+    assert stopped_early or len(found) == len(expected)
 
 
 @pytest.mark.parametrize("format", FORMATS.values(), ids=FORMATS)
 @given(edits=EDITS)
 def test_a_damaged_tar_is_refused_or_read_as_python_reads_it(format: int, edits: list[Edit]) -> None:
-    tar_is_refused_or_right(edited(tar_bytes(format), edits), may_differ=False)
+    tar_is_refused_or_right(edited(tar_bytes(format), edits))
 
 
 @pytest.mark.parametrize("format", FORMATS.values(), ids=FORMATS)
 @given(edits=EDITS)
 def test_a_tar_with_other_headers_is_refused_or_read_as_python_reads_it(format: int, edits: list[Edit]) -> None:
-    tar_is_refused_or_right(with_right_checksums(edited(tar_bytes(format), edits)), may_differ=True)
+    tar_is_refused_or_right(with_right_checksums(edited(tar_bytes(format), edits)))
 
 
 @given(st.binary(max_size=2000))
