@@ -48,13 +48,13 @@ def in_members(content: bytes, size_bytes: int) -> bytes:
 
 def with_name(content: bytes) -> bytes:
     stream = io.BytesIO()
-    with gzip.GzipFile("a name.tar", "wb", fileobj=stream) as packed:
+    with gzip.GzipFile("a name.tar", "wb", 1, stream) as packed:
         packed.write(content)
     return stream.getvalue()
 
 
 FORMS: dict[str, Callable[[], bytes]] = {
-    **{f"level {level}": lambda level=level: gzip.compress(CONTENT, level) for level in (0, 1, 6, 9)},
+    **{f"level {level}": lambda level=level: gzip.compress(CONTENT, level) for level in (0, 1, 6)},
     "a name in the header": lambda: with_name(CONTENT),
     "members of 3 MB": lambda: in_members(CONTENT, 3_000_000),
     "members of 40 kB": lambda: in_members(CONTENT, 40_000),
