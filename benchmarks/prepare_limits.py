@@ -1,0 +1,211 @@
+"""How near does preparation come to what bounds it: the JPEG decoder, and copying?
+
+    python -m benchmarks.prepare_limits                               # 8,000 ImageNet JPEGs, 2 processes
+    python -m benchmarks.prepare_limits --images 500 --repeats 1
+
+In one run, taking turns, on the same files from a warm page cache:
+
+    simplejpeg alone     decodes the bytes, in memory beforehand, at the DCT scale that data_prep picks: the limit
+    decode, resize       the same and data_prep's resize to 64x64, so what remains is all the rest
+    tarmac, packed       python -m data_prep: read, decode, resize, sum, pack, checksum, fsync, card
+    cp -r, cp of a tar   the same bytes and `sync` of what was written
+    tarmac, encoded      python -m data_prep layout=encoded layout.decode_check=false: no image is decoded
+
+Ours are timed twice over: the whole command, and from its own line `prepared ... in ... s`, the workers' start to the
+last shard, which leaves out what does not grow: Python's start, the plan, the card.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import os
+import re
+import shutil
+import statistics
+import subprocess
+import sys
+import tarfile
+import tempfile
+import time
+from collections.abc import Callable
+from functools import partial
+from multiprocessing.synchronize import Barrier
+from pathlib import Path
+
+from benchmarks.measure import REPOSITORY, print_conditions, print_table, rate_text, take_turns, warm
+from benchmarks.prepare import JPEGS, unpacked
+from benchmarks.prepare_peers import repeated
+from data_prep.config import Fit
+from data_prep.decode import dct_eighths, decode_jpeg, fitted_box, jpeg_size, resize, scaled
+from pipeline.shards.errors import UserError, run_entry_point
+
+RESOLUTION = 64
+MIN_SCALE = 2.0
+PREPARED = re.compile(r"prepared ([0-9,]+) .* in ([0-9.]+) s;")
+DECODER, RESIZER, COPY = "simplejpeg alone", "decode and resize alone", "cp"
+
+
+def main(argv: list[str]) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.prepare_limits", description=(__doc__ or "").split("\n")[0]
+    )
+    parser.add_argument("--images", type=int, default=8_000, help="the JPEGs, again and again under other names")
+    parser.add_argument("--workers", type=int, default=2, help="processes")
+    parser.add_argument("--repeats", type=int, default=3, help="turns")
+    parser.add_argument("--jpegs", type=Path, default=JPEGS, help="tar of class folders of JPEGs under */train/")
+    options = parser.parse_args(argv)
+    if not options.jpegs.is_file():
+        raise UserError(f"--jpegs {options.jpegs}: no such file; a tar of class folders of JPEGs is wanted")
+    whole: dict[str, list[float]] = {}
+    with tempfile.TemporaryDirectory(dir=".") as folder:
+        once = unpacked(options.jpegs, Path(folder).resolve() / "once")
+        root = copied(repeated(once, num_images=options.images))
+        files = sorted(root.glob("*/*"))
+        archive = root.with_suffix(".tar")
+        with tarfile.open(archive, "w") as stream:
+            stream.add(root, arcname="train")
+        warm([*files, archive])
+        num_bytes = sum(file.stat().st_size for file in files)
+        distinct = sorted(once.glob("*/*"))
+
+        def ours(name: str, *told: str) -> Callable[[], float]:
+            def run() -> float:
+                whole_rate, rate = time_preparation(root, *told, workers=options.workers, num_images=len(files))
+                whole.setdefault(name, []).append(whole_rate)
+                return rate
+
+            return run
+
+        packed = ours("packed", f"layout.resolution={RESOLUTION}", "layout.channels=rgb", "layout.shard_bytes=8000000")
+        encoded = ours("encoded", "layout=encoded", "layout.decode_check=false", "layout.shard_bytes=67108864")
+        looped = partial(time_loop, distinct, num_images=len(files), workers=options.workers)
+        rates = take_turns(
+            {
+                DECODER: partial(looped, resized=False),
+                RESIZER: partial(looped, resized=True),
+                "tarmac, packed": packed,
+                f"{COPY} -r": partial(time_copy, root, num_images=len(files)),
+                f"{COPY} of one tar": partial(time_copy, archive, num_images=len(files)),
+                "tarmac, encoded": encoded,
+            },
+            repeats=options.repeats,
+        )
+    print_conditions(" ".join(["python -m benchmarks.prepare_limits", *argv]), "pillow", "simplejpeg")
+    report(rates, {f"tarmac, {name}": values for name, values in whole.items()}, image_bytes=num_bytes / len(files))
+    return 0
+
+
+def copied(root: Path) -> Path:
+    """Return a folder of files of their own in place of hard links, so that there is as much to read as it seems."""
+    out = root.with_name("files")
+    shutil.copytree(root, out)
+    shutil.rmtree(root)
+    return out
+
+
+def time_preparation(root: Path, *told: str, workers: int, num_images: int) -> tuple[float, float]:
+    """Run the command; return images/s of all of it, and those that it reports of its workers."""
+    with tempfile.TemporaryDirectory(dir=root.parent) as scratch:
+        out = Path(scratch) / "out"
+        command = [
+            *(sys.executable, "-m", "data_prep", "source=folder", f"source.root={root}", "source.val_frac=0"),
+            *(*told, f"engine.workers={workers}", f"out={out}"),
+        ]
+        os.sync()
+        started_s = time.perf_counter()
+        done = subprocess.run(command, cwd=REPOSITORY, check=True, capture_output=True, text=True)
+        passed_s = time.perf_counter() - started_s
+    found = PREPARED.search(done.stdout + done.stderr)
+    if found is None:
+        raise RuntimeError(f"no line `prepared ... in ... s` in {done.stdout + done.stderr!r}")
+    return num_images / passed_s, num_images / float(found.group(2))
+
+
+def time_copy(path: Path, *, num_images: int) -> float:
+    """Copy a file or a folder, see it on disk, and return images/s."""
+    with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
+        out = Path(scratch) / "copy"
+        os.sync()
+        started_s = time.perf_counter()
+        subprocess.run(["cp", "-r", str(path), str(out)], check=True)
+        # Ours syncs each file that it writes; `sync -f` does it for the whole file system, as one would after cp.
+        subprocess.run(["sync", "-f", str(out)], check=True)
+        passed_s = time.perf_counter() - started_s
+    return num_images / passed_s
+
+
+def time_loop(files: list[Path], *, num_images: int, workers: int, resized: bool) -> float:
+    """Decode in as many processes as workers, from memory, and return images/s from their common start on."""
+    context = multiprocessing.get_context("spawn")
+    barrier, results = context.Barrier(workers), context.SimpleQueue()
+    processes = [
+        context.Process(target=decode_part, args=(files, number, workers, num_images, resized, barrier, results))
+        for number in range(workers)
+    ]
+    for process in processes:
+        process.start()
+    spans = [results.get() for _ in processes]
+    for process in processes:
+        process.join()
+    passed_s: float = max(end_s for _, end_s in spans) - min(start_s for start_s, _ in spans)
+    return num_images / passed_s
+
+
+def decode_part(
+    files: list[Path],
+    number: int,
+    workers: int,
+    num_images: int,
+    resized: bool,
+    barrier: Barrier,
+    results: multiprocessing.SimpleQueue[tuple[float, float]],
+) -> None:
+    """Decode every `workers`-th image; what is no plain JPEG is left to the others, as it is Pillow's."""
+    contents = [file.read_bytes() for file in files]
+    mine = [contents[index % len(contents)] for index in range(number, num_images, workers)]
+    barrier.wait()
+    started_s = time.monotonic()
+    for content in mine:
+        size = jpeg_size(content)
+        if size is None:
+            continue
+        region = (0.0, 0.0, float(size[0]), float(size[1]))
+        box = fitted_box(region, height=RESOLUTION, width=RESOLUTION, fit=Fit.crop)
+        eighths = dct_eighths(box, height=RESOLUTION, width=RESOLUTION, min_scale=MIN_SCALE)
+        pixels = decode_jpeg(content, channels=3, eighths=eighths)
+        if resized and pixels is not None:
+            factor = eighths / 8
+            region, box = scaled(region, factor), scaled(box, factor)
+            resize(pixels, height=RESOLUTION, width=RESOLUTION, region=region, box=box)
+    results.put((started_s, time.monotonic()))
+
+
+def report(rates: dict[str, list[float]], whole: dict[str, list[float]], *, image_bytes: float) -> None:
+    """Print the table and the two numbers that the goals are about."""
+    medians = {name: statistics.median(values) for name, values in rates.items()}
+    best_copy = max((name for name in medians if name.startswith(COPY)), key=lambda name: medians[name])
+    limits = dict.fromkeys((DECODER, RESIZER, "tarmac, packed"), DECODER)
+    rows = [
+        [
+            name,
+            rate_text(values),
+            f"{medians[name] * image_bytes / 1e6:,.0f}",
+            f"{medians[name] / medians[limits.get(name, best_copy)]:.0%}",
+            rate_text(whole[name]) if name in whole else "",
+            str(len(values)),
+        ]
+        for name, values in rates.items()
+    ]
+    print_table(
+        ["what", "images/s, median (min to max)", "MB/s of JPEG", "of the limit", "whole command, images/s", "n"], rows
+    )
+    decoding, copying = (
+        medians[ours] / medians[limit] for ours, limit in (("tarmac, packed", DECODER), ("tarmac, encoded", best_copy))
+    )
+    print(f"\ntarmac reaches {decoding:.0%} of the decoder's own rate (goal: 85 %)")
+    print(f"and, passing bytes through, {copying:.0%} of `{best_copy}` (goal: 80 %)")
+
+
+if __name__ == "__main__":
+    sys.exit(run_entry_point(main))
