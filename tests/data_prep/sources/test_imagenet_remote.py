@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -70,6 +71,18 @@ def test_one_tar_of_class_tars_may_be_named_by_its_url(web: tuple[str, Path]) ->
     (folder / "fall11_whole.tar").write_bytes(TINY.train_tar())
     for root in (url, f"{url}/fall11_whole.tar"):
         assert len(listed(open_imagenet21k(root, min_images=1, val_per_class=0), "train")) == 12
+
+
+def test_a_packed_tar_is_indexed_over_the_web_and_read_by_ranges(
+    web: tuple[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url, folder = web
+    monkeypatch.setenv("HOME", str(folder.parent / "home"))
+    (folder / "winter21_whole.tar.gz").write_bytes(gzip.compress(TINY.train_tar()))
+    found = listed(open_imagenet21k(url, min_images=1, val_per_class=0), "train")
+    (folder / "winter21_whole.tar.gz").unlink()
+    (folder / "fall11_whole.tar").write_bytes(TINY.train_tar())
+    assert found == listed(open_imagenet21k(url, min_images=1, val_per_class=0), "train")
 
 
 def test_where_a_server_has_nothing_the_message_says_what_was_looked_for(web: tuple[str, Path]) -> None:
