@@ -8,14 +8,16 @@ pieces = read_annotations(store, places["val"].instances)
 from __future__ import annotations
 
 import logging
+import zipfile
+import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple, cast
 
-from data_prep.archives.zip import ZipEntry, list_zip, read_zip_entry
+from data_prep.archives.zip import ZipEntry, list_zip
 from data_prep.sources.rows import pieces_of
 from data_prep.store_file import open_stored
-from pipeline.shards.errors import UserError
+from pipeline.shards.errors import DamageError, UserError
 from pipeline.storage import Store
 
 logger = logging.getLogger(__name__)
@@ -24,7 +26,6 @@ PICTURE_NAMES = {"train": "train2017", "val": "val2017"}
 ANNOTATIONS_ZIP = "annotations_trainval2017.zip"
 URL = "http://images.cocodataset.org"
 MAX_ANNOTATION_BYTES = 4 << 30
-_PIECE_BYTES = 1 << 20
 
 
 class Picture(NamedTuple):
@@ -85,20 +86,25 @@ def find_places(store: Store) -> dict[str, Place]:
 
 
 def read_annotations(store: Store, file: AnnotationFile) -> Iterator[bytes]:
-    """Yield the bytes of an annotation file in pieces."""
-    if file.entry is None:
-        with open_stored(store, file.path) as stream:
+    """Yield the bytes of an annotation file in pieces; one in a zip is unpacked as it is read.
+
+    Raises:
+        DamageError: the zip is damaged; its CRC-32 is known to fit when the last piece has come.
+        UserError: the file is larger than 4 GiB, unpacked.
+    """
+    with open_stored(store, file.path) as stream:
+        if file.entry is None:
             yield from pieces_of(stream)
-        return
-    content = read_zip_entry(
-        store,
-        file.path,
-        offset=file.entry.offset,
-        size_bytes=file.entry.size_bytes,
-        max_bytes=MAX_ANNOTATION_BYTES,
-    )
-    for start in range(0, len(content), _PIECE_BYTES):
-        yield content[start : start + _PIECE_BYTES]
+            return
+        if file.entry.unpacked_bytes > MAX_ANNOTATION_BYTES:
+            raise UserError(f"{store.location}/{file}: {file.entry.unpacked_bytes:,} bytes; refused")
+        try:
+            with zipfile.ZipFile(stream) as archive:
+                (info,) = (info for info in archive.infolist() if info.header_offset == file.entry.offset)
+                with archive.open(info) as unpacked:
+                    yield from pieces_of(cast(BinaryIO, unpacked))
+        except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+            raise DamageError(f"{store.location}/{file}: damaged ({error}); get the file again") from None
 
 
 def _find_pictures(store: Store, name: str) -> dict[str, Picture]:

@@ -214,6 +214,18 @@ def test_a_damaged_picture_in_the_zip_is_rejected(tmp_path: Path) -> None:
         read_all(opened(tmp_path), items)
 
 
+def test_a_damaged_byte_of_the_zipped_annotations_never_passes(tmp_path: Path) -> None:
+    write_tiny(tmp_path)
+    whole = (tmp_path / "annotations_trainval2017.zip").read_bytes()
+    with zipfile.ZipFile(tmp_path / "annotations_trainval2017.zip") as archive:
+        start = archive.getinfo("annotations/instances_val2017.json").header_offset + 30
+        end = start + archive.getinfo("annotations/instances_val2017.json").compress_size
+    for at in range(start + 40, end, 7):
+        (tmp_path / "annotations_trainval2017.zip").write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
+        with pytest.raises(UserError, match="instances_val2017"):
+            only_items(opened(tmp_path))
+
+
 def test_a_split_without_pictures_or_without_annotations_is_none_and_told(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
