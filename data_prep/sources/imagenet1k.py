@@ -12,6 +12,7 @@ they are the ones found. Either split may be missing.
 from __future__ import annotations
 
 import logging
+import shlex
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
@@ -135,6 +136,8 @@ class Imagenet1kSource:
             num_classes += bool(images)
             label = numbers[class_id]
             yield from (Row(label, *image) for image in images)
+        if self._places.val is None:
+            logger.info("there is no %s, nor another form of it: no split val", VAL_ARCHIVE)
         if num_classes < len(numbers):
             logger.info("train has images of %s of the %s classes", f"{num_classes:,}", f"{len(numbers):,}")
 
@@ -160,7 +163,8 @@ def _missing(root: str, store: Store) -> str:
     """Return what to do where nothing is found: where each form can be had, and what to type."""
     remote = store.local_path("train") is None
     absent = not remote and not Path(root).expanduser().is_dir()
-    folder = "." if remote else root
+    quoted = shlex.quote(root)
+    folder = "." if remote else quoted
     return (
         f"source.root={root}: {'no such folder' if absent else 'no ImageNet-1k in it'}; looked for {TRAIN_ARCHIVE},"
         f" {VAL_ARCHIVE} (with {DEVKIT_ARCHIVE}), {KAGGLE_FOLDER}/train and val, {KAGGLE_ZIP}, Parquet files."
@@ -171,5 +175,5 @@ def _missing(root: str, store: Store) -> str:
         " Parquet: https://huggingface.co/datasets/ILSVRC/imagenet-1k, then"
         f" `hf download ILSVRC/imagenet-1k --repo-type dataset --local-dir {folder}`."
         f" Put one of them into {root} as it is, then type: make prepare-data"
-        f' ARGS="source=imagenet1k source.root={root} out=data/imagenet1k-64 layout.resolution=64"'
+        f' ARGS="source=imagenet1k source.root={quoted} out=data/imagenet1k-64 layout.resolution=64"'
     )

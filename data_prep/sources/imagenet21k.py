@@ -17,6 +17,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import shlex
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
@@ -222,11 +223,12 @@ def _index_path(store: Store, name: str) -> Path:
 
 def _missing(root: str) -> str:
     """Return what to do where nothing is found: where it can be had, and what to type."""
+    quoted = shlex.quote(root)
     return (
         f"source.root={root}: no ImageNet-21k in it; looked for class tars as in n00004475.tar, and for"
         f" {', '.join(WHOLE_TARS)}. ImageNet may not be handed on, so it wants a free account and your consent to its"
         " terms: https://image-net.org/download-images, there winter21_whole.tar.gz (1.1 TB), which"
-        f" `tar xzf winter21_whole.tar.gz -C {root}` turns into class tars, the fastest form to read. Then type:"
-        f' make prepare-data ARGS="source=imagenet21k source.root={root} source.min_images=500'
+        f" `tar xzf winter21_whole.tar.gz -C {quoted}` turns into class tars, the fastest form to read. Then type:"
+        f' make prepare-data ARGS="source=imagenet21k source.root={quoted} source.min_images=500'
         ' out=data/imagenet21k-64 layout.resolution=64"'
     )

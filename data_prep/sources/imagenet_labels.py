@@ -69,7 +69,8 @@ class Labels:
         if not self.where:
             raise UserError(
                 f"{self.place}: {len(names):,} validation images and no list that says what they show;"
-                f" put {DEVKIT_ARCHIVE} or {SOLUTION_FILE} beside them"
+                f" put {DEVKIT_ARCHIVE} (https://image-net.org/download-images, with an account) or Kaggle's"
+                f" {SOLUTION_FILE} beside them"
             )
         if self.by_number and len(self.by_number) != len(names):
             raise DamageError(f"{self.where}: {len(self.by_number):,} labels for {len(names):,} validation images")

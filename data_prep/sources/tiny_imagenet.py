@@ -12,6 +12,7 @@ Classes are numbered by their sorted WordNet ids, not in the order of wnids.txt.
 
 from __future__ import annotations
 
+import shlex
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -52,10 +53,11 @@ def open_tiny_imagenet(root: str) -> TinyImagenetSource:
     for prefix in (f"{FOLDER}/", ""):
         if store.size_of(prefix + IDS_FILE) is not None:
             return TinyImagenetSource(store, files=_StoredFiles(store), prefix=prefix)
+    quoted = shlex.quote(root)
     raise UserError(
         f"source.root={root}: no Tiny ImageNet in it; looked for {ARCHIVE}, {FOLDER}/{IDS_FILE} and {IDS_FILE}."
-        f" Its authors hand it out without an account: `curl --create-dirs --output-dir {root} -LO {URL}` (248 MB);"
-        f' then type: make prepare-data ARGS="source=tiny_imagenet source.root={root} out=data/tiny-imagenet"'
+        f" Its authors hand it out without an account: `curl --create-dirs --output-dir {quoted} -LO {URL}` (248 MB);"
+        f' then type: make prepare-data ARGS="source=tiny_imagenet source.root={quoted} out=data/tiny-imagenet"'
     )
 
 

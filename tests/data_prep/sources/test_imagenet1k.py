@@ -256,6 +256,17 @@ def test_where_nothing_is_people_learn_where_to_get_it_and_what_to_type(tmp_path
         assert wanted in text
 
 
+def test_the_command_to_type_survives_a_blank_in_the_roots_name(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"source.root='.*/my images' out="):
+        open_imagenet1k(str(tmp_path / "my images"))
+
+
+def test_a_missing_val_split_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write(tmp_path, {"ILSVRC2012_img_train.tar": TINY.train_tar()})
+    list_all(open_imagenet1k(str(tmp_path)))
+    assert "there is no ILSVRC2012_img_val.tar, nor another form of it: no split val" in caplog.text
+
+
 def outer_tar(name: str, content: bytes) -> dict[str, bytes]:
     return {"ILSVRC2012_img_train.tar": tar_bytes({"n01440764.tar": tar_bytes(TINY.train["n01440764"]), name: content})}
 
