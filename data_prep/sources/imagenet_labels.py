@@ -2,7 +2,7 @@
 
     labels = find_labels(open_store("imagenet"))
     labels.class_ids[0]                                     # "n01440764": classes are the sorted WordNet ids
-    labels.id_of("ILSVRC2012_val_00000001.JPEG")            # "n01751748"
+    labels.ids_of(["ILSVRC2012_val_00000001.JPEG"])         # ["n01751748"]
 
 Classes come from the development kit's `meta.mat`, else from `LOC_synset_mapping.txt`. Validation labels come from the
 kit's ground truth, else from `LOC_val_solution.csv`, else from `imagenet_2012_validation_synset_labels.txt`. Mind the
