@@ -27,7 +27,9 @@ MAX_EXTENSION_BYTES = 1 << 16
 
 _LONG_NAME_KIND, _PAX_KIND, _ = EXTENSION_KINDS
 _MAX_SIZE_DIGITS = 19
-_USTAR_MAGIC = b"ustar\0"  # GNU's has a space instead, and other things than a prefix where that stands
+_USTAR_MAGIC = b"ustar\0"
+# GNU's; that of tars from before 1988. Where ustar has the first part of a long name, the former may have times.
+_MAGICS = (_USTAR_MAGIC, b"ustar ", bytes(6))
 _CHECKSUM_BLANK = 8 * ord(" ")
 
 
@@ -43,7 +45,12 @@ def parse_header(block: bytes) -> tuple[int, bytes, int]:
     if total - sum(stored) + _CHECKSUM_BLANK != _number(stored):
         raise ValueError("its checksum differs")
     name = block[:100].partition(b"\0")[0]
-    if block[345] and block[257:263] == _USTAR_MAGIC:
+    magic = block[257:263]
+    if magic not in _MAGICS:
+        raise ValueError(f"its format is {magic!r}")
+    if block[345]:
+        if magic != _USTAR_MAGIC:
+            raise ValueError("it has bytes that some readers take for a part of its name")
         name = block[345:500].partition(b"\0")[0] + b"/" + name
     return block[156], name, _number(block[124:136])
 

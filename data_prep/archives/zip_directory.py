@@ -24,6 +24,7 @@ _END64 = struct.Struct("<4sQ2H2L4Q")
 _ENTRY = struct.Struct("<4s6H3L5H2L")
 _ZIP64_EXTRA_ID = 1
 _UNIX = 3
+_MAX_VERSION = 63  # of APPNOTE, times 10
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,7 +94,7 @@ def parse_directory(directory: bytes, place: DirectoryPlace) -> Iterator[Directo
         if start + _ENTRY.size > len(directory):
             raise ValueError(f"its directory ends after {number} entries, {place.num_entries} were promised")
         (
-            signature, maker, _, flags, method, _, _, _, size_bytes, unpacked_bytes,
+            signature, maker, version, flags, method, _, _, _, size_bytes, unpacked_bytes,
             name_bytes, extra_bytes, comment_bytes, disk, _, attributes, offset,
         ) = _ENTRY.unpack_from(directory, start)  # fmt: skip
         name_start = start + _ENTRY.size
@@ -101,6 +102,8 @@ def parse_directory(directory: bytes, place: DirectoryPlace) -> Iterator[Directo
         start = extra_start + extra_bytes + comment_bytes
         if signature != b"PK\1\2" or start > len(directory) or disk:
             raise ValueError(f"entry {number} of its directory is damaged")
+        if version > _MAX_VERSION:
+            raise ValueError(f"entry {number} wants a reader of version {version / 10}")
         if 0xFFFFFFFF in (size_bytes, unpacked_bytes, offset):
             extra = directory[extra_start : extra_start + extra_bytes]
             unpacked_bytes, size_bytes, offset = read_zip64(extra, (unpacked_bytes, size_bytes, offset))

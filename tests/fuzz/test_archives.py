@@ -8,6 +8,7 @@ reached too. The number of inputs a test is the profile's: 100 by default, 20,00
 from __future__ import annotations
 
 import io
+import re
 import tarfile
 import warnings
 import zipfile
@@ -105,7 +106,7 @@ def tar_is_refused_or_right(content: bytes) -> None:
             stopped_early = content[archive.offset : archive.offset + 512].strip(b"\0") != b""
     except (UserError, tarfile.TarError):
         return
-    expected = [(member.name.removeprefix("./"), member.offset_data, member.size) for member in members]
+    expected = [(re.sub(r"^(\./)+", "", member.name), member.offset_data, member.size) for member in members]
     assert found[: len(expected)] == expected
     assert stopped_early or len(found) == len(expected)
 

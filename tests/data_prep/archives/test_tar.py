@@ -168,6 +168,8 @@ def test_python_takes_a_tar_cut_at_a_members_boundary_for_whole(tmp_path: Path) 
         ("one byte far behind the end", END + bytes(9000) + b"x"),
         ("a hole of 2 MiB", bytes(2 << 20)),
         ("garbage", b"x" * 512 + END),
+        ("an unknown format", raw_header(b"b", magic=b"ustax\x0000") + END),
+        ("a prefix in GNU's format", raw_header(b"b", magic=b"ustar  \0" + bytes(80) + b"prefix") + END),
         ("a size that is no number", raw_header(b"b", size=b"0000000000x\0") + END),
         ("a negative size", raw_header(b"b", size=b"\xff" * 12) + END),
         ("a size past the end", raw_header(b"b", size=b"77777777777\0") + END),
