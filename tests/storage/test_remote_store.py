@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+import zipfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from typing import Any
 import pytest
 
 from data_prep.archives.tar import walk_tar, walk_tars_concurrently
-from data_prep.archives.zip import list_zip
+from data_prep.archives.zip import list_zip, read_zip_entry
 from pipeline.shards.errors import DamageError, UserError
 from pipeline.storage import Store, StoredFile, open_store, remote
 from tar_bytes import write_tar
@@ -264,6 +265,20 @@ def test_archives_behind_nginx_are_listed_in_place(nginx: Nginx) -> None:
     assert list(walk_tars_concurrently(store, parts, threads=16)) == [
         list(walk_tar(local, name, start=start, end=end)) for name, start, end in parts
     ]
+
+
+def test_entries_of_a_zip_behind_nginx_are_read_in_place(nginx: Nginx) -> None:
+    with zipfile.ZipFile(nginx.root / "a.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        for number in range(50):
+            archive.writestr(f"val/{number:012d}.jpg", BODY[: 100 * number])
+    store = open_store(nginx.url)
+    entries = list_zip(store, "a.zip")
+    assert [entry.name for entry in entries] == [f"val/{number:012d}.jpg" for number in range(50)]
+    for number, entry in enumerate(entries):
+        content = read_zip_entry(
+            store, "a.zip", offset=entry.offset, size_bytes=entry.size_bytes, max_bytes=entry.unpacked_bytes
+        )
+        assert content == BODY[: 100 * number]
 
 
 def test_many_threads_read_right_bytes_from_nginx(nginx: Nginx) -> None:
