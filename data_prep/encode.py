@@ -178,33 +178,50 @@ class EncodedEncoder:
         box: Box | None = None,
         details: dict[str, Any] | None = None,
     ) -> Stored:
-        limit = self.config.resolution
         sums = square_sums = None
         with _rejecting():
-            opened = open_picture(image, config=self.config)
-            source_width, source_height = opened.size
-            extension = KEPT_EXTENSIONS.get(opened.format or "")
-            picture = cut_out(opened, box)
-            picture = upright(picture) if self.config.exif_orientation else picture
-            fits = limit is None or min(picture.size) <= limit
-            if not (isinstance(image, bytes) and extension and fits and picture is opened and opened.mode != "CMYK"):
-                extension = extension or "png"
-                image, picture = reencode(picture, extension=extension, limit=limit)
-            if self.config.decode_check:
-                sums, square_sums = channel_sums(np.asarray(to_mode(picture, channels=3)))
+            if isinstance(image, bytes) and (size := self._unread_size(image, box)):
+                extension, source_size = "jpg", size
+            else:
+                limit = self.config.resolution
+                opened = open_picture(image, config=self.config)
+                source_size = opened.size
+                extension = KEPT_EXTENSIONS.get(opened.format or "", "")
+                picture = cut_out(opened, box)
+                picture = upright(picture) if self.config.exif_orientation else picture
+                fits = limit is None or min(picture.size) <= limit
+                if not (
+                    isinstance(image, bytes) and extension and fits and picture is opened and opened.mode != "CMYK"
+                ):
+                    extension = extension or "png"
+                    image, picture = reencode(picture, extension=extension, limit=limit)
+                size = picture.size
+                if self.config.decode_check:
+                    sums, square_sums = channel_sums(np.asarray(to_mode(picture, channels=3)))
         record = pack_encoded(key=key, label=label, image=image, extension=extension, details=details)
         return Stored(
             record=record,
             image_offset=len(record) - padded_bytes(len(image)),
             image_bytes=len(image),
-            height=picture.height,
-            width=picture.width,
-            source_height=source_height,
-            source_width=source_width,
-            num_pixels=picture.height * picture.width,
+            height=size[1],
+            width=size[0],
+            source_height=source_size[1],
+            source_width=source_size[0],
+            num_pixels=size[0] * size[1],
             channel_sums=sums,
             channel_square_sums=square_sums,
         )
+
+    def _unread_size(self, image: bytes, box: Box | None) -> tuple[int, int] | None:
+        """Return (width, height) of a JPEG that is kept with no look at it, None where Pillow has to look."""
+        config = self.config
+        if config.decode_check or config.exif_orientation or box is not None:
+            return None
+        size = jpeg_size(image)
+        if size is None or (config.resolution is not None and min(size) > config.resolution):
+            return None
+        check_num_pixels(size, config=config)
+        return size
 
 
 def check_decodable(image: bytes, *, config: LayoutConfig) -> tuple[int, int]:

@@ -64,7 +64,11 @@ def ustar_header(name: str, size_bytes: int) -> bytes:
 
 def member(name: str, content: bytes) -> bytes:
     """Return a whole tar member: header, content, padding."""
-    return ustar_header(name, len(content)) + content.ljust(padded_bytes(len(content)), b"\0")
+    return b"".join(_member_parts(name, content))
+
+
+def _member_parts(name: str, content: bytes) -> tuple[bytes, bytes, bytes]:
+    return ustar_header(name, len(content)), content, bytes(-len(content) % BLOCK_BYTES)
 
 
 def label_member(key: str, label: int) -> bytes:
@@ -189,4 +193,5 @@ def pack_encoded(
         head = label_member(key, label) + (json_member(key, details) if details is not None else b"")
     else:
         head = json_member(key, {**(details or {}), "labels": list(label)})
-    return head + member(f"{key}.{extension}", image)
+    # One copy: images are most of the work where they are kept as they are.
+    return b"".join((head, *_member_parts(f"{key}.{extension}", image)))
