@@ -129,9 +129,17 @@ def test_killed_and_typed_again_with_another_engine_it_ends_with_the_same_bytes(
     assert "going on: " in ended.stderr
     assert tree(out) == by_one_process
     deadline_s = time.monotonic() + 30
-    while processes_below(tmp_path):
+    # Two agents of Ray's, which write nothing of ours, take a minute.
+    while [number for number in processes_below(tmp_path) if not is_agent(number)]:
         assert time.monotonic() < deadline_s, "a worker outlives its driver"
         time.sleep(0.1)
+
+
+def is_agent(number: int) -> bool:
+    try:
+        return b"Agent" in Path(f"/proc/{number}/cmdline").read_bytes()
+    except OSError:
+        return True
 
 
 def processes_below(folder: Path) -> list[int]:
