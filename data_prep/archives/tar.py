@@ -134,7 +134,10 @@ def _next_extension(
     """
     if size_bytes > MAX_EXTENSION_BYTES:
         raise ValueError(f"a long name or pax records of {size_bytes} bytes")
-    found = parse_extension(kind, blocks.read(offset, size_bytes))
+    content = blocks.read(offset, padded_bytes(size_bytes))
+    if content[size_bytes:].strip(b"\0"):
+        raise ValueError("a long name or pax records longer than they say")
+    found = parse_extension(kind, content[:size_bytes])
     if before and found:
         raise ValueError("a second long name, or second pax records, of one member")
     return before or found

@@ -176,6 +176,7 @@ def test_python_takes_a_tar_cut_at_a_members_boundary_for_whole(tmp_path: Path) 
         ("an enormous size", raw_header(b"b", size=b"\x80" + b"\x7f" * 11) + END),
         ("a folder with content", raw_header(b"b/", kind=b"5", size=b"00000001000\0") + bytes(512) + END),
         ("a long name of nothing", extension(b"L", b"x" * 8) + END),
+        ("a long name longer than it says", extension(b"L", b"name\0")[:-7] + b"x" * 7 + raw_header(b"b") + END),
         ("pax records of nothing", extension(b"x", b"9 a=bcde\n") + END),
         ("pax records without an end", extension(b"x", b"8 a=bcde") + raw_header(b"b") + END),
         ("pax records too long", extension(b"x", b"90 a=bc\n") + raw_header(b"b") + END),
