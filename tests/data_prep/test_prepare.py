@@ -8,7 +8,6 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
-from concurrent.futures.process import BrokenProcessPool, ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -397,20 +396,6 @@ def test_each_option_changes_the_outcome(tmp_path: Path) -> None:
         outcome = {name: content for name, content in tree(out).items() if name.endswith(".tar")}
         assert outcome not in outcomes.values(), option
         outcomes[option] = outcome
-
-
-def test_the_engine_says_when_a_worker_was_killed(tmp_path: Path, pets: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Broken:
-        def result(self) -> None:
-            raise BrokenProcessPool
-
-        def exception(self) -> None:
-            return None
-
-    monkeypatch.setattr(local, "wait", lambda pending, **_: ({*pending}, set()))
-    monkeypatch.setattr(ProcessPoolExecutor, "submit", lambda *_: Broken())
-    with pytest.raises(UserError, match="a worker process was killed"):
-        prepare_pictures(pets, tmp_path / "set", SMALL_SHARDS, "engine.workers=2")
 
 
 def test_synthetic_channels_and_seed_reach_the_shards(tmp_path: Path) -> None:

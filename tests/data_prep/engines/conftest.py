@@ -1,8 +1,8 @@
 from __future__ import annotations
 
 import pytest
-from engine_runs import prepare_by
 
+from engine_runs import prepare_by
 from tiny_data import tree
 
 

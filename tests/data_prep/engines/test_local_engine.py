@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from engine_runs import killed_at, last_line, prepare_by, times_built
 
 from data_prep.engines import local
 from data_prep.engines.local import run_local
+from engine_runs import killed_at, last_line, prepare_by, times_built
 from tiny_data import tree
 
 

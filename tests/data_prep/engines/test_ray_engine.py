@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from engine_runs import RAY, killed_at, last_line, num_receipts, prepare_by, start_by, times_built
 
+from engine_runs import RAY, killed_at, last_line, num_receipts, prepare_by, start_by, times_built
 from tiny_data import ROOT, tree, write_pictures
 
 pytest.importorskip("ray")

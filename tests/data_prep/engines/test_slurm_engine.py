@@ -10,9 +10,9 @@ import time
 from pathlib import Path
 
 import pytest
-from engine_runs import JOBS, killed_at, last_line, num_receipts, prepare_by, start_by, times_built
 
 from data_prep.config import Cluster, SlurmEngineConfig
+from engine_runs import JOBS, killed_at, last_line, num_receipts, prepare_by, start_by, times_built
 from pipeline.shards.errors import UserError
 from tiny_data import tree, write_pictures
 
