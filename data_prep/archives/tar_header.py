@@ -56,7 +56,7 @@ def parse_header(block: bytes) -> tuple[int, bytes, int]:
 
 
 def _number(field: bytes) -> int:
-    digits = field.strip(b" \0")
+    digits = field.rstrip(b" \0").lstrip(b" ")
     if digits.isdigit():
         return int(digits, 8)
     if not digits:

@@ -171,6 +171,7 @@ def test_python_takes_a_tar_cut_at_a_members_boundary_for_whole(tmp_path: Path) 
         ("an unknown format", raw_header(b"b", magic=b"ustax\x0000") + END),
         ("a prefix in GNU's format", raw_header(b"b", magic=b"ustar  \0" + bytes(80) + b"prefix") + END),
         ("a size that is no number", raw_header(b"b", size=b"0000000000x\0") + END),
+        ("a size behind a NUL", raw_header(b"b", size=b"\x000000000000\0") + END),
         ("a negative size", raw_header(b"b", size=b"\xff" * 12) + END),
         ("a size past the end", raw_header(b"b", size=b"77777777777\0") + END),
         ("an enormous size", raw_header(b"b", size=b"\x80" + b"\x7f" * 11) + END),
