@@ -3,16 +3,15 @@
     store = LocalStore(Path("data/imagenet"))
     store.read_at("train.tar", offset=512, size_bytes=4)
 
-Reads are `pread`s on descriptors kept open: listing a large tar takes a million of them. A descriptor that falls out
-of the small cache is closed when the last thread that reads through it lets go. What another process puts in a file's
-place is seen once its descriptor has fallen out; what this store publishes or removes, at once.
+Reads are `pread`s on descriptors kept open: listing a large tar takes a million of them. The oldest of too many
+descriptors is closed when the last thread that reads through it lets go. What another process puts in a file's
+place is seen once its descriptor is closed; what this store publishes or removes, at once.
 """
 
 from __future__ import annotations
 
 import errno
 import os
-from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -24,7 +23,7 @@ from pipeline.shards.publish import PART_SUFFIX, publish
 from pipeline.storage.base import StoredFile, check_name
 
 MAX_OPEN_FILES = 64
-_MAX_PREAD_BYTES = 1 << 30  # Linux gives at most 2 GiB less a page in one call
+_MAX_UNCHECKED_BYTES = 1 << 20  # a read sets memory aside for what is asked, so more than this is checked before
 
 
 class LocalStore:
@@ -33,7 +32,7 @@ class LocalStore:
     def __init__(self, root: Path) -> None:
         self.location = str(root)
         self._root = root
-        self._open: OrderedDict[str, _OpenFile] = OrderedDict()
+        self._open: dict[str, _OpenFile] = {}
         self._lock = Lock()
 
     def size_of(self, name: str) -> int | None:
@@ -56,27 +55,18 @@ class LocalStore:
 
     def read_at(self, name: str, *, offset: int, size_bytes: int) -> bytes:
         """Return exactly `size_bytes` bytes from `offset` on."""
-        with self._lock:
-            opened = self._open.get(name)
-            if opened is not None:
-                self._open.move_to_end(name)
-        if opened is None:
-            opened = self._opened(name)
+        opened = self._open.get(name) or self._opened(name)
         try:
-            content = os.pread(opened.descriptor, min(size_bytes, _MAX_PREAD_BYTES), offset)
-            while len(content) < size_bytes:  # the end of the file, or more than one call gives
-                left_bytes = min(size_bytes - len(content), _MAX_PREAD_BYTES)
-                piece = os.pread(opened.descriptor, left_bytes, offset + len(content))
+            if size_bytes > _MAX_UNCHECKED_BYTES:
+                self._check_end(name, opened, offset + size_bytes)
+            content = os.pread(opened.descriptor, size_bytes, offset)
+            while len(content) < size_bytes:  # the end of the file, or more than the kernel gives in one call
+                piece = os.pread(opened.descriptor, size_bytes - len(content), offset + len(content))
                 if not piece:
-                    break
+                    self._check_end(name, opened, offset + size_bytes)
                 content += piece
         except OSError as error:
             raise UserError(f"{self._root / name}: cannot be read ({error.strerror})") from None
-        if len(content) != size_bytes:
-            raise DamageError(
-                f"{self._root / name}: ends at byte {offset + len(content)}; bytes {offset} to {offset + size_bytes}"
-                " were wanted; get the file again"
-            )
         return content
 
     def list_files(self, prefix: str = "") -> list[StoredFile]:
@@ -110,6 +100,11 @@ class LocalStore:
         """Return the file's path."""
         return self._root / check_name(name)
 
+    def _check_end(self, name: str, opened: _OpenFile, end: int) -> None:
+        found = os.fstat(opened.descriptor).st_size
+        if found < end:
+            raise DamageError(f"{self._root / name}: ends at byte {found}, {end} were wanted; get the file again")
+
     def _opened(self, name: str) -> _OpenFile:
         path = self.local_path(name)
         with _explain(path):
@@ -117,7 +112,7 @@ class LocalStore:
         with self._lock:
             self._open[name] = opened
             while len(self._open) > MAX_OPEN_FILES:
-                self._open.popitem(last=False)
+                del self._open[next(iter(self._open))]
         return opened
 
     def _forget(self, name: str) -> None:
