@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -18,6 +21,8 @@ REPOSITORY = Path(__file__).resolve().parents[2]
         ("loader", ["--samples", "200", "--batch-size", "16", "--epochs", "1", "--cache", "{folder}"], 7),
         ("train_wait", ["--samples", "300", "--steps", "3", "--ranks", "1", "--cache", "{folder}"], 2),
         ("prepare", ["--samples", "50", "--jpegs", ""], 2),
+        ("prepare_limits", ["--images", "20", "--jpegs", "{folder}/jpegs.tar"], 6),
+        ("memory", ["--samples", "100", "3000", "--seconds", "60", "--cache", "{folder}"], 2),
         ("decode", ["--images", "3", "--resolutions", "32", "--jpegs", ""], 11),
         ("listing", ["--classes", "5", "--images", "20", "--threads", "1", "2", "--cache", "{folder}"], 5),
     ],
@@ -25,10 +30,38 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 def test_a_benchmark_prints_a_row_for_each_candidate(
     module: str, options: list[str], rows: int, tmp_path: Path
 ) -> None:
+    write_jpegs(tmp_path / "jpegs.tar")
     told = [option.format(folder=tmp_path) for option in options]
-    command = [sys.executable, "-m", f"benchmarks.{module}", "--repeats", "1", *told]
+    assert len(run(module, *told)[1]) == rows
+
+
+@pytest.mark.slow
+def test_writers_of_other_formats_have_a_row_or_are_named_as_left_out(tmp_path: Path) -> None:
+    write_jpegs(tmp_path / "jpegs.tar")
+    lines, rows = run("prepare_peers", "--images", "20", "--jpegs", str(tmp_path / "jpegs.tar"))
+    left_out = [line for line in lines if " left out: " in line]
+    assert len(rows) + len(left_out) == 6
+    assert any(row.startswith("| tarmac |") for row in rows)
+    assert any(row.startswith("| webdataset |") for row in rows)
+
+
+def run(module: str, *options: str) -> tuple[list[str], list[str]]:
+    """Run a benchmark; return all lines that it prints, and the rows of its table."""
+    command = [sys.executable, "-m", f"benchmarks.{module}", "--repeats", "1", *options]
     done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
-    table = [line for line in done.stdout.splitlines() if line.startswith("|")]
-    assert len(table) == 2 + rows
-    assert {line.count("|") for line in table} == {table[0].count("|")}
+    lines = done.stdout.splitlines()
+    table = [line for line in lines if line.startswith("|")]
+    assert len({line.count("|") for line in table}) == 1
+    return lines, table[2:]
+
+
+def write_jpegs(path: Path) -> None:
+    """Write a tar with a folder of JPEGs for each of two classes."""
+    with tarfile.open(path, "w") as stream:
+        for number in range(4):
+            content = io.BytesIO()
+            Image.effect_noise((150 + number, 130), 60).convert("RGB").save(content, format="JPEG")
+            member = tarfile.TarInfo(f"photos/train/{'cat' if number % 2 else 'dog'}/{number}.jpg")
+            member.size = len(content.getvalue())
+            stream.addfile(member, io.BytesIO(content.getvalue()))
