@@ -44,7 +44,9 @@ class PackedReader:
                 " prepare it again with layout=packed"
             )
         if data_set.task is not Task.classification:
-            raise UserError(f"{data_set.root}: holds several labels an image; training takes data sets of one label yet")
+            raise UserError(
+                f"{data_set.root}: holds several labels an image; training takes data sets of one label yet"
+            )
         self.data_set = data_set
         self.layout = data_set.packed
         self._element = next(dtype for dtype in ELEMENTS if self.layout.pixel_bytes % dtype.itemsize == 0)
