@@ -28,9 +28,10 @@ import tarfile
 import tempfile
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from functools import partial
-from multiprocessing.synchronize import Barrier
 from pathlib import Path
+from typing import Any
 
 from benchmarks.measure import REPOSITORY, print_conditions, print_table, rate_text, take_turns, warm
 from benchmarks.prepare import JPEGS, unpacked
@@ -42,6 +43,8 @@ from pipeline.shards.errors import UserError, run_entry_point
 RESOLUTION = 64
 MIN_SCALE = 2.0
 PREPARED = re.compile(r"prepared .* in ([0-9.]+) s;")
+# Of a process that decodes: the barrier where all of them start.
+_STATE: dict[str, Any] = {}
 DECODER, RESIZER, COPY = "simplejpeg alone", "decode and resize alone", "cp"
 
 
@@ -130,33 +133,24 @@ def time_copy(path: Path, *, num_images: int) -> float:
 def time_loop(files: list[Path], *, num_images: int, workers: int, resized: bool) -> float:
     """Decode in as many processes as workers, from memory, and return images/s from their common start on."""
     context = multiprocessing.get_context("spawn")
-    barrier, results = context.Barrier(workers), context.SimpleQueue()
-    processes = [
-        context.Process(target=decode_part, args=(files, number, workers, num_images, resized, barrier, results))
-        for number in range(workers)
-    ]
-    for process in processes:
-        process.start()
-    spans = [results.get() for _ in processes]
-    for process in processes:
-        process.join()
-    passed_s: float = max(end_s for _, end_s in spans) - min(start_s for start_s, _ in spans)
+    together = context.Barrier(workers)
+    # Unlike bare processes, an executor notices one that died.
+    with ProcessPoolExecutor(workers, context, initializer=_meet_at, initargs=(together,)) as executor:
+        parts = [executor.submit(decode_part, files, number, workers, num_images, resized) for number in range(workers)]
+        spans = [part.result() for part in parts]
+    passed_s = max(end_s for _, end_s in spans) - min(start_s for start_s, _ in spans)
     return num_images / passed_s
 
 
-def decode_part(
-    files: list[Path],
-    number: int,
-    workers: int,
-    num_images: int,
-    resized: bool,
-    barrier: Barrier,
-    results: multiprocessing.SimpleQueue[tuple[float, float]],
-) -> None:
-    """Decode every `workers`-th image; what is no plain JPEG is left to the others, as it is Pillow's."""
+def _meet_at(barrier: Any) -> None:
+    _STATE["together"] = barrier
+
+
+def decode_part(files: list[Path], number: int, workers: int, num_images: int, resized: bool) -> tuple[float, float]:
+    """Decode every `workers`-th image and return when that began and ended; what is no plain JPEG is left out."""
     contents = [file.read_bytes() for file in files]
     mine = [contents[index % len(contents)] for index in range(number, num_images, workers)]
-    barrier.wait()
+    _STATE["together"].wait()
     started_s = time.monotonic()
     for content in mine:
         size = jpeg_size(content)
@@ -170,7 +164,7 @@ def decode_part(
             factor = eighths / 8
             region, box = scaled(region, factor), scaled(box, factor)
             resize(pixels, height=RESOLUTION, width=RESOLUTION, region=region, box=box)
-    results.put((started_s, time.monotonic()))
+    return started_s, time.monotonic()
 
 
 def report(rates: dict[str, list[float]], whole: dict[str, list[float]], *, image_bytes: float) -> None:
