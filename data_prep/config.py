@@ -328,6 +328,34 @@ class RepairConfig:
     engine: EngineConfig = MISSING
 
 
+class Export(Enum):
+    """Indexes for other readers."""
+
+    none = "none"
+    wds2idx = "wds2idx"
+
+
+@dataclass(slots=True, kw_only=True)
+class IndexConfig:
+    path: str = field(
+        default=MISSING, metadata={"help": "folder or URL with tars, or one with braces, as in web/a-{000..009}.tar"}
+    )
+    out: str | None = field(
+        default=None, metadata={"help": "folder or URL for sidecars and manifests; null: beside the tars"}
+    )
+    export: Export = field(default=Export.none, metadata={"help": "wds2idx: write NVIDIA DALI's indexes instead"})
+    train: str = field(default="*train*", metadata={"help": "pattern of the paths of the training tars"})
+    val: str = field(default="*val*", metadata={"help": "pattern of the paths of the validation tars"})
+    label_field: str = field(default="label", metadata={"help": "field of the .json members that holds the label"})
+    classes: str | None = field(default=None, metadata={"help": "file of class names, one a line; null: the labels"})
+    workers: int | None = field(default=None, metadata={"help": "tars read at once; null: one a core"})
+    max_rejected: int = field(default=0, metadata={"help": "bad samples that may be left out before it is an error"})
+
+    def __post_init__(self) -> None:
+        if self.max_rejected < 0 or (self.workers is not None and self.workers < 1):
+            raise ValueError(f"max_rejected={self.max_rejected}, workers={self.workers}: at least 0 and 1 wanted")
+
+
 PREPARE_SCHEMAS = {
     "root": PrepareConfig,
     "source/default": DefaultSourceConfig,
@@ -354,3 +382,4 @@ VERIFY_SCHEMAS = {"root": VerifyConfig}
 REPAIR_SCHEMAS = {"root": RepairConfig} | {
     name: schema for name, schema in PREPARE_SCHEMAS.items() if name.startswith("engine/")
 }
+INDEX_SCHEMAS = {"root": IndexConfig}

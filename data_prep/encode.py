@@ -224,6 +224,12 @@ class EncodedEncoder:
         return size
 
 
+def image_size(image: bytes, *, config: LayoutConfig) -> tuple[int, int]:
+    """Return an image file's (width, height) in pixels from its header. Raises Rejected where it has none."""
+    with _rejecting():
+        return open_picture(image, config=config).size
+
+
 def check_decodable(image: bytes, *, config: LayoutConfig) -> tuple[int, int]:
     """Decode an image file whole and return its (width, height) in pixels. Raises Rejected where that fails."""
     with _rejecting():

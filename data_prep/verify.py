@@ -6,11 +6,12 @@ there is no data set to verify.
 
 from __future__ import annotations
 
+import dataclasses
 import shlex
 import shutil
 import sys
+import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ from data_prep.encode import check_decodable
 from data_prep.progress import Progress
 from data_prep.sources.base import Rejected
 from data_prep.store_file import open_stored
-from data_prep.view import data_set_view
+from data_prep.view import data_set_view, shard_place
 from pipeline.compose import compose, help_text
 from pipeline.shards.check import file_sha256, find_damage, find_malformed
 from pipeline.shards.errors import DamageError, UserError, run_entry_point
@@ -42,10 +43,11 @@ def main(argv: list[str]) -> int:
         sys.stdout.write(help_text("verify", VERIFY_SCHEMAS, summary=SUMMARY))
         return 0
     config: VerifyConfig = compose("verify", VERIFY_SCHEMAS, argv)
-    num_faults = 0
+    num_faults, is_foreign = 0, False
     try:
         store = open_store(config.path)
         with data_set_view(store) as data_set:
+            is_foreign = data_set.is_foreign
             for fault in find_faults(store, data_set, num_decoded=config.decode):
                 sys.stdout.write(f"damaged: {fault}\n")
                 num_faults += 1
@@ -53,8 +55,11 @@ def main(argv: list[str]) -> int:
         sys.stdout.write(f"damaged: {error}\n")
         num_faults = 1
     if num_faults:
-        mend = f"python -m data_prep.repair {shlex.quote(f'path={config.path}')}"
-        sys.stdout.write(f"{config.path}: {num_faults} fault{'s' if num_faults > 1 else ''}; to mend: {mend}\n")
+        faults = f"{num_faults} fault{'s' if num_faults > 1 else ''}"
+        mend = f"to mend: python -m data_prep.repair {shlex.quote(f'path={config.path}')}"
+        if is_foreign:
+            mend = "to mend: get these tars again, or, if they are right, adopt them anew"
+        sys.stdout.write(f"{config.path}: {faults}; {mend}\n")
         return EXIT_DAMAGED
     counts = ", ".join(f"{split.num_samples:,} {name}" for name, split in data_set.splits.items())
     sys.stdout.write(f"{config.path}: whole: {counts} samples\n")
@@ -64,7 +69,7 @@ def main(argv: list[str]) -> int:
 def find_faults(store: Store, data_set: DataSet, *, num_decoded: int) -> Iterator[str]:
     """Yield a line for each fault in any split of `data_set`, whose files lie in `store`.
 
-    Of a remote store one shard after the other is fetched into the data set's temporary root.
+    What lies in a remote store is fetched, one shard after the other.
     """
     for fault in _find_faults(store, data_set, num_decoded=num_decoded):
         yield fault.replace(str(data_set.root), store.location)
@@ -77,13 +82,7 @@ def _find_faults(store: Store, data_set: DataSet, *, num_decoded: int) -> Iterat
         for split in data_set.splits.values():
             yield from _find_strangers(store, split)
             for shard in split.shards:
-                with _at_hand(store, split, shard):
-                    faults = list(find_damage(data_set, shard))
-                    yield from faults
-                    if not faults:
-                        yield from find_malformed(data_set, shard)
-                    if not faults and data_set.packed is None:
-                        yield from _find_undecodable(shard, num_decoded=num_decoded)
+                yield from _find_shard_faults(store, data_set, split, shard, num_decoded=num_decoded)
                 progress.update(1, shard.size_bytes)
 
 
@@ -95,23 +94,34 @@ def _find_rejected_damage(data_set: DataSet) -> Iterator[str]:
         yield f"{path}: its SHA-256 is not that of the data set"
 
 
-@contextmanager
-def _at_hand(store: Store, split: Split, shard: ShardEntry) -> Iterator[None]:
-    """Have a shard and its sidecar under their paths for the block, fetched where the store is remote."""
-    if is_local(store):
-        yield
-        return
-    paths = (shard.path, shard.index_path)
-    try:
-        for path in paths:
-            name = f"{split.name}/{path.name}"
-            if store.size_of(name) is not None:
-                with open_stored(store, name) as stream, path.open("wb") as copy:
-                    shutil.copyfileobj(stream, copy, COPY_BYTES)
-        yield
-    finally:
-        for path in paths:
-            path.unlink(missing_ok=True)
+def _find_shard_faults(
+    store: Store, data_set: DataSet, split: Split, shard: ShardEntry, *, num_decoded: int
+) -> Iterator[str]:
+    """Yield the faults of one shard; where it or its sidecar is remote, of a copy that is fetched for the while."""
+    shard_store, shard_name = shard_place(store, split, shard)
+    index_name = f"{split.name}/{shard.index_path.name}"
+    with tempfile.TemporaryDirectory() as folder:
+        path = shard.path if is_local(shard_store) else _fetched(shard_store, shard_name, Path(folder) / "shard")
+        index_path = shard.index_path if is_local(store) else _fetched(store, index_name, Path(folder) / "index")
+        here = dataclasses.replace(shard, path=path, index_path=index_path)
+        faults = list(find_damage(data_set, here))
+        if not faults:
+            faults += find_malformed(data_set, here)
+        if not faults and data_set.packed is None:
+            faults += _find_undecodable(here, num_decoded=num_decoded)
+        for fault in faults:
+            fault = fault.replace(f"{folder}/shard", shard_store.location)
+            yield fault.replace(f"{folder}/index", store.location)
+
+
+def _fetched(store: Store, name: str, folder: Path) -> Path:
+    """Copy a stored file, if it is there, into a folder and return the copy's path."""
+    copy = folder / name
+    copy.parent.mkdir(parents=True)
+    if store.size_of(name) is not None:
+        with open_stored(store, name) as stream, copy.open("wb") as written:
+            shutil.copyfileobj(stream, written, COPY_BYTES)
+    return copy
 
 
 def _find_strangers(store: Store, split: Split) -> Iterator[str]:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 
 from pipeline.shards.errors import UserError
@@ -21,10 +22,12 @@ from pipeline.shards.manifest import (
     MAX_JSON_BYTES,
     REJECTED_FILE,
     DataSet,
+    ShardEntry,
+    Split,
     read_data_set,
     split_names,
 )
-from pipeline.storage import Store, is_local
+from pipeline.storage import Store, is_local, open_store
 
 
 @contextmanager
@@ -49,6 +52,21 @@ def data_set_view(store: Store) -> Iterator[DataSet]:
         if store.size_of(REJECTED_FILE) is not None:
             _fetch(store, REJECTED_FILE, root)
         yield read_data_set(root)
+
+
+def shard_place(store: Store, split: Split, shard: ShardEntry) -> tuple[Store, str]:
+    """Return the store that holds a shard of the data set at `store`, and its name there."""
+    if split.shards_at is None:
+        return store, f"{split.name}/{shard.path.name}"
+    if "://" in split.shards_at:
+        return _opened(split.shards_at), shard.path.name
+    folder = split.shards_at if split.shards_at.startswith("/") else f"{store.location}/{split.shards_at}"
+    return _opened(folder), shard.path.name
+
+
+@lru_cache(maxsize=16)
+def _opened(location: str) -> Store:
+    return open_store(location)
 
 
 def _fetch(store: Store, name: str, root: Path) -> bytes:

@@ -23,6 +23,7 @@ import numpy.typing as npt
 from data_prep.card.content_crc import CrcArray, crcs_of_zeros, middle_crc32
 from data_prep.card.stored_set import StoredSet, StoredShard
 from pipeline.shards.record import BLOCK_BYTES
+from pipeline.storage import is_local
 
 # Reading waits for the disk most of the time.
 READING_THREADS = 8
@@ -102,7 +103,7 @@ def find_duplicates(stored: StoredSet) -> Duplicates | None:
     def fill_keys(shard: StoredShard) -> bool:
         crcs = stored.content_crcs(shard)
         if crcs is None:
-            if stored.store.local_path(shard.name) is None:
+            if not is_local(stored.place(shard)[0]):
                 return False
             crcs = derived_crcs(stored, shard)
         keys[shard.start : shard.end] = candidate_keys(crcs, stored.rows(shard)["image_bytes"])

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from data_prep.card.content_crc import CrcArray
+from data_prep.view import shard_place
 from pipeline.shards.errors import UserError
 from pipeline.shards.index import IndexRows, check_index, read_index
 from pipeline.shards.manifest import DataSet, ShardEntry
@@ -102,7 +103,12 @@ class StoredSet:
 
     def read_at(self, shard: StoredShard, *, offset: int, size_bytes: int) -> bytes:
         """Return a piece of a shard, all of it. Raises as Store.read_at does."""
-        return self.store.read_at(shard.name, offset=offset, size_bytes=size_bytes)
+        store, name = self.place(shard)
+        return store.read_at(name, offset=offset, size_bytes=size_bytes)
+
+    def place(self, shard: StoredShard) -> tuple[Store, str]:
+        """Return the store that holds a shard, and its name there."""
+        return shard_place(self.store, self.data_set.splits[shard.split], shard.entry)
 
     def content_crcs(self, shard: StoredShard) -> CrcArray | None:
         """Return the CRC-32 of each image of a shard as preparation left them, None where they are not there."""

@@ -58,6 +58,15 @@ REASONS = (
 _NO_IMAGE, _NO_LABEL, _BAD_LABEL, _OTHER_KIND = range(len(REASONS))
 
 
+class Found(NamedTuple):
+    """A sample with its class number or numbers; or, where it cannot be had, with the reason and its number."""
+
+    tar: str
+    sample: Sample
+    label: int | list[int]
+    reason: int | None
+
+
 class Labelled(NamedTuple):
     """A sample with its label, or with the number of the reason why it has none."""
 
@@ -182,19 +191,39 @@ class WebDatasetSource:
         check_image_bytes(size_bytes)
         return self._store.read_at(path, offset=offset, size_bytes=size_bytes) if size_bytes else b""
 
+    @property
+    def tars(self) -> dict[str, list[str]]:
+        """The tars of each split, below `store`."""
+        return self._tars
+
+    @property
+    def store(self) -> Store:
+        return self._store
+
     def _rows(self, split: str) -> Iterator[Row]:
+        for tar, sample, label, reason in self.samples(split):
+            source_key = f"{tar}/{sample.key}"
+            image = image_of(sample)
+            if image is None or reason is not None:
+                yield Row(label, source_key, "", reason or _NO_IMAGE, 0)
+            else:
+                yield Row(label, source_key, tar, image.offset, image.size_bytes)
+
+    def samples(self, split: str) -> Iterator[Found]:
+        """Yield all samples of a split, by tar and by their place in it.
+
+        Raises:
+            UserError, DamageError: as `list_items`.
+        """
         numbers = label_numbers(self.classes, numbers_too=self._class_names is not None)
         several = self.task is Task.multilabel
         for tar, sample, label in self._labelled(split):
-            image = image_of(sample)
-            if image is None:
+            if image_of(sample) is None:
                 label = _NO_IMAGE
             elif not isinstance(label, int) and isinstance(label, list) != several:
                 label = _OTHER_KIND
-            source_key = f"{tar}/{sample.key}"
-            if image is None or isinstance(label, int):
-                assert isinstance(label, int)
-                yield Row([] if several else 0, source_key, "", label, 0)
+            if isinstance(label, int):
+                yield Found(tar, sample, [] if several else 0, label)
                 continue
             try:
                 value = sorted({numbers[one] for one in label}) if isinstance(label, list) else numbers[label]
@@ -203,7 +232,7 @@ class WebDatasetSource:
                     f"{self._store.location}/{tar}: {shown(sample.key)}: label {shown(error.args[0])} is no class in"
                     " source.classes"
                 ) from None
-            yield Row(value, source_key, tar, image.offset, image.size_bytes)
+            yield Found(tar, sample, value, None)
 
     def _labelled(self, split: str) -> Iterator[Labelled]:
         """Yield all samples of a split with their labels."""

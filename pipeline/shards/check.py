@@ -8,6 +8,7 @@ of the format at all. None of them edits anything.
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import tarfile
 import zlib
@@ -76,6 +77,9 @@ def find_damage(data_set: DataSet, shard: ShardEntry) -> Iterator[str]:
 def find_malformed(data_set: DataSet, shard: ShardEntry) -> Iterator[str]:
     """Hold an undamaged shard against its sidecar and the format, and yield a line for each fault of its writer."""
     rows = _checked_rows(data_set, shard)
+    if data_set.is_foreign:
+        yield from _find_malformed_foreign(shard, rows)
+        return
     keys: set[str] = set()
     end = 0
     with shard.path.open("rb") as stream:
@@ -93,6 +97,20 @@ def find_malformed(data_set: DataSet, shard: ShardEntry) -> Iterator[str]:
         stream.seek(end)
         if stream.read() != END_OF_ARCHIVE:
             yield f"{shard.path}: after its last record not {len(END_OF_ARCHIVE)} zero bytes and the end"
+
+
+def _find_malformed_foreign(shard: ShardEntry, rows: IndexRows) -> Iterator[str]:
+    """Others wrote the records: each must hold whole members, one of them the image where the sidecar says."""
+    with shard.path.open("rb") as stream:
+        for record, row in enumerate(rows):
+            try:
+                content = _record_bytes(stream, row)
+                image = int(row["image_offset"]) - int(row["record_offset"]), int(row["image_bytes"])
+                with tarfile.open(fileobj=io.BytesIO(content + END_OF_ARCHIVE), mode="r:") as members:
+                    if image not in [(member.offset_data, member.size) for member in members if member.isreg()]:
+                        raise ValueError("no member is where the sidecar says that the image is")
+            except (ValueError, tarfile.TarError) as error:
+                yield f"{shard.path}: record {record} (sample {_source(row)}): {error}"
 
 
 def file_sha256(path: Path) -> str:

@@ -28,6 +28,7 @@ FORMAT_VERSION = 1
 DATA_SET_FILE = "dataset.json"
 MANIFEST_FILE = "manifest.json"
 REJECTED_FILE = "rejected.jsonl"
+FOREIGN = "foreign"
 MAX_JSON_BYTES = 512 << 20
 MAX_COUNT = 1 << 53
 MIN_RECORD_BYTES = 4 * BLOCK_BYTES
@@ -53,12 +54,18 @@ class ShardEntry:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Split:
-    """One split: its shards in order. A sample's id is its row number counted over them."""
+    """One split: its shards in order. A sample's id is its row number counted over them.
+
+    Attributes:
+        shards_at: where foreign shards lie: a URL, or a folder, absolute or below the data set; None for the split's
+            own. Of a URL the shards' paths are where they would be in the split's own folder, and no file is there.
+    """
 
     name: str
     shards: tuple[ShardEntry, ...]
     num_samples: int
     manifest_sha256: str
+    shards_at: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,7 +83,8 @@ class DataSet:
     Attributes:
         classes: names for people; labels are indices into them.
         class_ids: the source's own ids of the classes, the names where it has none.
-        packed: None for the encoded layout.
+        packed: None for the encoded layout and for foreign shards.
+        is_foreign: the shards were made by others and adopted where they lie.
         statistics: None where nothing was decoded.
     """
 
@@ -86,6 +94,7 @@ class DataSet:
     classes: tuple[str, ...]
     class_ids: tuple[str, ...]
     packed: PackedLayout | None
+    is_foreign: bool
     splits: dict[str, Split]
     statistics: Statistics | None
     num_rejected: int
@@ -106,9 +115,13 @@ class DataSet:
         return self.splits[name]
 
 
-def publish_manifest(publish: Publish, *, split: str, shardlist: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def publish_manifest(
+    publish: Publish, *, split: str, shardlist: Sequence[dict[str, Any]], shards_at: str | None = None
+) -> dict[str, Any]:
     """Publish a split's manifest.json, which is also a wids index, and return its row for dataset.json."""
     manifest = {"wids_version": 1, "format_version": FORMAT_VERSION, "split": split, "shardlist": list(shardlist)}
+    if shards_at is not None:
+        manifest["shards_at"] = shards_at
     content = _spell(manifest)
     _publish_bytes(publish, MANIFEST_FILE, content)
     samples = sum(entry["nsamples"] for entry in shardlist)
@@ -163,6 +176,7 @@ def read_data_set(root: Path) -> DataSet:
     content = _parse_object(path, raw, intact=is_sealed(raw))
     try:
         packed, channels = _layout(content["layout"])
+        is_foreign = content["layout"]["kind"] == FOREIGN
         task, classes = _task(content["task"]), tuple(map(_text, content["classes"]))
         if packed is not None and (packed.label_bytes is not None) != (task is Task.multilabel):
             raise ValueError(f"layout.label_bytes {packed.label_bytes!r} does not go with task {task}")
@@ -177,7 +191,11 @@ def read_data_set(root: Path) -> DataSet:
             classes=classes,
             class_ids=class_ids,
             packed=packed,
-            splits={name: _read_split(root, name, entry, packed) for name, entry in content["splits"].items()},
+            is_foreign=is_foreign,
+            splits={
+                name: _read_split(root, name, entry, packed, is_foreign=is_foreign)
+                for name, entry in content["splits"].items()
+            },
             statistics=_statistics(content["statistics"], channels),
             num_rejected=_count(rejected["items"]),
             rejected_sha256=_sha256(rejected["sha256"]),
@@ -196,10 +214,10 @@ def split_names(raw: bytes) -> list[str]:
 
 def _layout(facts: dict[str, Any]) -> tuple[PackedLayout | None, int]:
     """Return the packed geometry, None for the encoded layout, and the number of channels of its statistics."""
-    if facts["kind"] == "encoded":
+    if facts["kind"] in ("encoded", FOREIGN):
         return None, 3
     if facts["kind"] != "packed":
-        raise ValueError(f"layout.kind {facts['kind']!r}: packed or encoded wanted")
+        raise ValueError(f"layout.kind {facts['kind']!r}: packed, encoded or {FOREIGN} wanted")
     shape = {name: _count(facts[name]) for name in ("height", "width", "channels")}
     label_bytes = facts.get("label_bytes")
     packed = PackedLayout(**shape, label_bytes=None if label_bytes is None else _count(label_bytes))
@@ -225,7 +243,9 @@ def _statistics(facts: dict[str, Any] | None, channels: int) -> Statistics | Non
     return Statistics(mean=columns[0], std=columns[1])
 
 
-def _read_split(root: Path, name: str, entry: dict[str, Any], packed: PackedLayout | None) -> Split:
+def _read_split(
+    root: Path, name: str, entry: dict[str, Any], packed: PackedLayout | None, *, is_foreign: bool
+) -> Split:
     folder = root / _plain_name(name)
     path = folder / MANIFEST_FILE
     if not path.is_file():
@@ -235,20 +255,34 @@ def _read_split(root: Path, name: str, entry: dict[str, Any], packed: PackedLayo
     content = _parse_object(path, raw, intact=sha256 == entry["manifest_sha256"])
     if content["split"] != name:
         raise ValueError(f"{path} is of split {content['split']!r}")
-    shards = tuple(_shard_entry(folder, row, packed) for row in content["shardlist"])
+    shards_at = content.get("shards_at")
+    if shards_at is not None and not is_foreign:
+        raise ValueError(f"{path}: shards_at {shards_at!r}: only foreign shards lie elsewhere")
+    at = folder if shards_at is None else _shards_folder(root, folder, shards_at)
+    shards = tuple(_shard_entry(folder, row, packed, shards_folder=at) for row in content["shardlist"])
     names = [path for shard in shards for path in (shard.path, shard.index_path)]
     if len(set(names)) < len(names):
         raise ValueError(f"{path} lists a file twice")
     num_samples = sum(shard.num_samples for shard in shards)
     if num_samples != entry["samples"]:
         raise ValueError(f"{path} lists {num_samples} samples, {DATA_SET_FILE} says {entry['samples']!r}")
-    return Split(name=name, shards=shards, num_samples=num_samples, manifest_sha256=sha256)
+    return Split(name=name, shards=shards, num_samples=num_samples, manifest_sha256=sha256, shards_at=shards_at)
 
 
-def _shard_entry(folder: Path, row: dict[str, Any], packed: PackedLayout | None) -> ShardEntry:
+def _shards_folder(root: Path, folder: Path, shards_at: Any) -> Path:
+    """Return the folder of foreign shards, the split's own where they are remote."""
+    text = _text(shards_at)
+    if "://" in text:
+        return folder
+    if "\0" in text or ".." in Path(text).parts or not text:
+        raise ValueError(f"shards_at {text!r}: a URL or a folder wanted, without ..")
+    return root / text
+
+
+def _shard_entry(folder: Path, row: dict[str, Any], packed: PackedLayout | None, *, shards_folder: Path) -> ShardEntry:
     index = row["index"]
     shard = ShardEntry(
-        path=folder / _plain_name(row["url"]),
+        path=shards_folder / _plain_name(row["url"]),
         num_samples=_count(row["nsamples"], minimum=1),
         size_bytes=_count(row["filesize"]),
         sha256=_sha256(row["sha256"]),

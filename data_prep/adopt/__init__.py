@@ -1,0 +1,1 @@
+"""Shards that others made: adopted where they lie, and indexes of shards for other readers."""

@@ -1,0 +1,276 @@
+"""Foreign shards, written by the webdataset package and by tarfile, adopted where they lie."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import shutil
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import webdataset
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from data_prep.adopt import adopt as adopt_module
+from data_prep.index import main
+from data_prep.verify import main as verify
+from pipeline.data.reader import PackedReader
+from pipeline.shards.errors import UserError
+from pipeline.shards.manifest import read_data_set, seal
+from tiny_data import prepare_pictures, random_pixels, rows_of, run_module, stored_image, tree, write_pictures
+
+
+def encoded(seed: int, kind: str = "JPEG", *, width: int = 20, height: int = 16) -> bytes:
+    stream = io.BytesIO()
+    Image.fromarray(random_pixels(seed, height=height, width=width)).save(stream, kind)
+    return stream.getvalue()
+
+
+def write_shards(folder: Path, *, counts: dict[str, int], maxcount: int = 4) -> dict[str, tuple[bytes, int]]:
+    """Write shards as users of the webdataset package do; return image and label by key."""
+    folder.mkdir(parents=True, exist_ok=True)
+    samples = {}
+    for split, count in counts.items():
+        with webdataset.ShardWriter(str(folder / f"pets-{split}-%03d.tar"), maxcount=maxcount, verbose=0) as writer:
+            for number in range(count):
+                image = encoded(number, width=20 + number)
+                key = f"{split}/{number:04d}"
+                writer.write({"__key__": key, "jpg": image, "cls": number % 3, "txt": "a caption"})
+                samples[key] = (image, number % 3)
+    return samples
+
+
+@pytest.fixture
+def shards(tmp_path: Path) -> Path:
+    write_shards(tmp_path / "web", counts={"train": 10, "val": 3})
+    return tmp_path / "web"
+
+
+def adopt(path: Path, *options: str) -> None:
+    assert main([f"path={path}", *options]) == 0
+
+
+def test_every_sample_is_found_with_its_label_and_size_and_no_tar_is_touched(tmp_path: Path) -> None:
+    samples = write_shards(tmp_path / "web", counts={"train": 10, "val": 3})
+    tars = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in (tmp_path / "web").glob("*.tar")}
+    adopt(tmp_path / "web")
+    data_set = read_data_set(tmp_path / "web")
+    found = {}
+    for split in ("train", "val"):
+        for shard, row in rows_of(data_set, split):
+            found[row["source_key"].decode()] = (stored_image(shard, row), int(row["label"]))
+            width, height = Image.open(io.BytesIO(stored_image(shard, row))).size
+            assert (int(row["width"]), int(row["height"])) == (width, height)
+    assert found == samples
+    assert data_set.classes == ("0", "1", "2")
+    assert {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in tars} == tars
+    assert verify([f"path={tmp_path / 'web'}"]) == 0
+    assert (tmp_path / "web" / "card.html").is_file()
+    assert not (tmp_path / "web" / "plan").exists()
+
+
+def test_sidecars_can_go_elsewhere_and_name_where_the_tars_are(shards: Path, tmp_path: Path) -> None:
+    before = tree(shards)
+    adopt(shards, f"out={tmp_path / 'out'}", "workers=3")
+    assert tree(shards) == before
+    data_set = read_data_set(tmp_path / "out")
+    assert data_set.split("train").shards_at == str(shards)
+    assert verify([f"path={tmp_path / 'out'}"]) == 0
+    assert {shard.path.parent for shard in data_set.split("val").shards} == {shards}
+
+
+def test_any_number_of_threads_and_an_interruption_give_the_same_bytes(
+    shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    adopt(shards, f"out={tmp_path / 'a'}", "workers=1")
+    read: list[str] = []
+    index_tar = adopt_module.index_tar
+
+    def counting(store, name, found, *, url):  # type: ignore[no-untyped-def]
+        read.append(name)
+        if len(read) == 3:
+            raise KeyboardInterrupt
+        return index_tar(store, name, found, url=url)
+
+    monkeypatch.setattr(adopt_module, "index_tar", counting)
+    with pytest.raises(KeyboardInterrupt):
+        adopt(shards, f"out={tmp_path / 'b'}", "workers=1")
+    assert not (tmp_path / "b" / "dataset.json").exists()
+    adopt(shards, f"out={tmp_path / 'b'}", "workers=4")
+    assert tree(tmp_path / "a") == tree(tmp_path / "b")
+    # Two were read before, the third was not finished.
+    assert sorted(read) == sorted([*{*read}, read[2]])
+
+
+def test_our_own_encoded_shards_adopted_have_our_own_sidecars_numbers(tmp_path: Path) -> None:
+    write_pictures(tmp_path / "pets", num_each=5)
+    ours = prepare_pictures(tmp_path / "pets", tmp_path / "set", "layout=encoded", "layout.shard_bytes=20000")
+    web = tmp_path / "web"
+    for split in ("train", "val"):
+        (web / split).mkdir(parents=True)
+        for shard in ours.split(split).shards:
+            shutil.copy(shard.path, web / split / shard.path.name)
+    adopt(web)
+    adopted = read_data_set(web)
+    assert adopted.split("train").shards_at is None
+    columns = ["record_offset", "record_bytes", "image_offset", "image_bytes", "crc32", "height", "width", "label"]
+    for split in ("train", "val"):
+        for (_, own), (_, found) in zip(rows_of(ours, split), rows_of(adopted, split), strict=True):
+            assert [int(own[name]) for name in columns] == [int(found[name]) for name in columns]
+
+
+def test_lists_of_labels_make_a_multilabel_set(tmp_path: Path) -> None:
+    (tmp_path / "web").mkdir()
+    (tmp_path / "names.txt").write_text("cat\ndog\nowl\n")
+    with webdataset.TarWriter(str(tmp_path / "web" / "all-train.tar")) as writer:
+        for number, labels in enumerate((["owl", "cat"], [], ["dog"])):
+            writer.write({"__key__": f"{number}", "png": encoded(number, "PNG"), "json": {"tags": labels}})
+    adopt(tmp_path / "web", "label_field=tags", f"classes={tmp_path / 'names.txt'}")
+    data_set = read_data_set(tmp_path / "web")
+    assert data_set.task == "multilabel"
+    assert [row["labels"].tolist() for _, row in rows_of(data_set, "train")] == [[0, 2], [-1, -1], [1, -1]]
+    assert verify([f"path={tmp_path / 'web'}"]) == 0
+
+
+def test_bad_samples_stop_it_unless_they_may_be_left_out(tmp_path: Path) -> None:
+    (tmp_path / "web").mkdir()
+    with webdataset.TarWriter(str(tmp_path / "web" / "x-train.tar")) as writer:
+        writer.write({"__key__": "good", "jpg": encoded(1), "cls": 0})
+        writer.write({"__key__": "no-label", "jpg": encoded(2)})
+        writer.write({"__key__": "no-image", "cls": 1})
+        writer.write({"__key__": "no-picture", "jpg": b"no picture", "cls": 1})
+    with pytest.raises(UserError, match=r"3 bad samples are more than max_rejected=0"):
+        adopt(tmp_path / "web")
+    adopt(tmp_path / "web", "max_rejected=3")
+    rejected = [json.loads(line) for line in (tmp_path / "web" / "rejected.jsonl").read_text().splitlines()]
+    assert [row["source_key"] for row in rejected] == [
+        f"x-train.tar/no-{what}" for what in ("label", "image", "picture")
+    ]
+    assert read_data_set(tmp_path / "web").split("train").num_samples == 1
+
+
+@pytest.mark.parametrize("tar_format", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+def test_every_flavour_of_tar_verifies(tmp_path: Path, tar_format: int) -> None:
+    (tmp_path / "web").mkdir()
+    long = "folder/" * 12
+    with tarfile.open(tmp_path / "web" / "a-train.tar", "w", format=tar_format) as archive:
+        for number in range(3):
+            for extension, content in (("cls", b"1\n"), ("jpg", encoded(number))):
+                info = tarfile.TarInfo(f"{long}{number}.{extension}")
+                info.size = len(content)
+                archive.addfile(info, io.BytesIO(content))
+    adopt(tmp_path / "web")
+    assert verify([f"path={tmp_path / 'web'}"]) == 0
+    assert rows_of(read_data_set(tmp_path / "web"), "train")[2][1]["source_key"].decode() == f"{long}2"
+
+
+def test_a_flipped_byte_is_found_and_named(shards: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    adopt(shards)
+    path = shards / "pets-train-001.tar"
+    whole = path.read_bytes()
+    row = rows_of(read_data_set(shards), "train")[5][1]
+    content = bytearray(whole)
+    content[int(row["image_offset"]) + 40] ^= 8
+    path.write_bytes(content)
+    assert verify([f"path={shards}"]) == 1
+    printed = capsys.readouterr().out
+    assert f"{path}: record 1 is damaged, CRC-32 differs (sample train/0005)" in printed
+    assert "repair" not in printed
+    # Also where no record is, as in the zeros at the end.
+    path.write_bytes(whole[:-1] + b"\1")
+    assert verify([f"path={shards}"]) == 1
+
+
+def test_refusals_are_one_line_and_leave_nothing(tmp_path: Path, shards: Path) -> None:
+    with pytest.raises(UserError, match="no tars"):
+        adopt(tmp_path / "nowhere")
+    (shards / "deep").mkdir()
+    shutil.copy(shards / "pets-train-000.tar", shards / "deep" / "other-train.tar")
+    with pytest.raises(UserError, match="lie in several folders"):
+        adopt(shards)
+    shutil.rmtree(shards / "deep")
+    (shards / "pets-train-000.tar").rename(shards / "pets train.tar")
+    with pytest.raises(UserError, match="rename it"):
+        adopt(shards)
+    (shards / "pets train.tar").rename(shards / "pets-train-000.tar")
+    assert not (shards / "dataset.json").exists()
+    adopt(shards)
+    with pytest.raises(UserError, match="holds a data set already"):
+        adopt(shards)
+    with pytest.raises(UserError, match="packed"):
+        PackedReader(read_data_set(shards), "train")
+
+
+def test_a_manifest_may_not_point_out_of_where_it_says(shards: Path) -> None:
+    adopt(shards)
+    data_set = read_data_set(shards)
+    assert {shard.path.parent for shard in data_set.split("train").shards} == {shards}
+    manifest = json.loads((shards / "train" / "manifest.json").read_bytes())
+    content = json.loads((shards / "dataset.json").read_bytes())
+    content.pop("checksum")
+    for place in ("../web", "a/../..", "", 7, "x\0y"):
+        raw = json.dumps({**manifest, "shards_at": place}).encode()
+        (shards / "train" / "manifest.json").write_bytes(raw)
+        content["splits"]["train"]["manifest_sha256"] = hashlib.sha256(raw).hexdigest()
+        (shards / "dataset.json").write_bytes(seal(content))
+        with pytest.raises(UserError, match=r"not of the form in docs/FORMAT.md"):
+            read_data_set(shards)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.integers(0, 10**9), st.binary(min_size=1, max_size=3))
+def test_a_damaged_tar_is_refused_or_adopted_as_it_is(tmp_path: Path, place: int, piece: bytes) -> None:
+    root = tmp_path / "fuzz"
+    shutil.rmtree(root, ignore_errors=True)
+    root.mkdir()
+    with webdataset.TarWriter(str(root / "a-train.tar"), mtime=0) as writer:
+        for number in range(2):
+            writer.write({"__key__": f"{number}", "png": encoded(number, "PNG"), "cls": number})
+    content = bytearray((root / "a-train.tar").read_bytes())
+    place %= len(content)
+    content[place : place + len(piece)] = piece
+    (root / "a-train.tar").write_bytes(content)
+    try:
+        main([f"path={root}", "max_rejected=2"])
+    except UserError:
+        assert not (root / "dataset.json").exists()
+        return
+    assert verify([f"path={root}", "decode=0"]) == 0
+
+
+def test_dali_indexes_point_at_every_member(tmp_path: Path) -> None:
+    """Oracle: each component, read where the index says, is what tarfile gives by its name."""
+    write_pictures(tmp_path / "pets", num_each=5)
+    for layout in ("packed", "encoded"):
+        out = tmp_path / layout
+        prepare_pictures(tmp_path / "pets", out, f"layout={layout}", "layout.shard_bytes=20000")
+        adopt(out, "export=wds2idx", f"out={tmp_path / 'dali' / layout}")
+        tars = sorted(out.glob("*/*.tar"))
+        indexes = sorted((tmp_path / "dali" / layout).glob("*/*.idx"))
+        assert [path.stem for path in indexes] == [path.stem for path in tars]
+        for tar, index in zip(tars, indexes, strict=True):
+            first, *lines = index.read_text().splitlines()
+            with tarfile.open(tar) as archive:
+                members = archive.getmembers()
+                assert first == f"v1.2 {len(lines)}"
+                assert len(lines) * 2 == len(members)
+                parts = [line.split(" ")[start : start + 4] for line in lines for start in range(0, 8, 4)]
+                for (extension, offset, size, name), member in zip(parts, members, strict=True):
+                    stream = archive.extractfile(member)
+                    assert stream is not None
+                    assert (name, extension) == (member.name, member.name.partition(".")[2])
+                    assert tar.read_bytes()[int(offset) : int(offset) + int(size)] == stream.read()
+
+
+@pytest.mark.slow
+def test_the_command_as_it_is_typed(shards: Path) -> None:
+    ended = run_module("data_prep.index", f"path={shards}")
+    assert (ended.returncode, ended.stdout) == (0, "web: 10 train, 3 val samples of 3 classes adopted\n"), ended.stderr
+    assert run_module("data_prep.index", "path=/nowhere").returncode == 2
+    assert "export=none" in run_module("data_prep.index", "--help").stdout
+    assert np.load(shards / "train" / "pets-train-000.idx.npy").shape == (4,)
