@@ -222,6 +222,7 @@ def test_a_manifest_may_not_point_out_of_where_it_says(shards: Path) -> None:
             read_data_set(shards)
 
 
+@pytest.mark.slow
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.integers(0, 10**9), st.binary(min_size=1, max_size=3))
 def test_a_damaged_tar_is_refused_or_adopted_as_it_is(tmp_path: Path, place: int, piece: bytes) -> None:
