@@ -8,6 +8,8 @@ NPROC ?=
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+# Test files are shared out over so many processes, each file whole.
+PARALLEL := --numprocesses auto --maxprocesses 4 --dist loadfile
 # What `make train` trains on where ARGS name no other data set.
 DEFAULT_DATA := $(if $(or $(findstring data.path=,$(ARGS)),$(findstring --help,$(ARGS))),,data/default/dataset.json)
 # `make evaluate` without a run of its own trains one first.
@@ -39,13 +41,13 @@ repair: $(VENV)/runtime.stamp $(if $(ARGS),,data/default/dataset.json) ## rebuil
 	@$(BIN)/python -m data_prep.repair $(or $(ARGS),path=data/default)
 
 test: $(VENV)/dev.stamp ## run all tests
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest $(PARALLEL) $(ARGS)
 
 check: $(VENV)/dev.stamp ## lint, format, types and the fast tests; changes nothing
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --diff --quiet .
 	@$(BIN)/mypy
-	@$(BIN)/python -m pytest -q -m "not slow"
+	@$(BIN)/python -m pytest -q $(PARALLEL) -m "not slow"
 
 fix: $(VENV)/dev.stamp ## let the linter and the formatter edit the code
 	@$(BIN)/ruff check --fix .

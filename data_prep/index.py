@@ -15,7 +15,7 @@ from pipeline.storage import open_store
 SUMMARY = """Adopt WebDataset shards that others made: sidecars and manifests are written, no tar is touched.
 
   python -m data_prep.index path=web/imagenet                                   # beside the tars
-  python -m data_prep.index path='https://host/train-{0000..0146}.tar' out=data/imagenet
+  python -m data_prep.index 'path="https://host/train-{0000..0146}.tar"' out=data/imagenet
   python -m data_prep.index path=data/imagenet export=wds2idx out=data/dali      # indexes for NVIDIA DALI
 
 Everything in the tars is read once, for the checksums. An interrupted run goes on when it is typed again."""

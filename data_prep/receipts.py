@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from data_prep.shard_task import PLAN_FOLDER, RECEIPT_SUFFIX, ShardTask, read_receipt
+from data_prep.store_file import open_stored
 from pipeline.shards.errors import UserError
 from pipeline.storage import Store
 
@@ -46,7 +47,7 @@ def remove_receipts(store: Store) -> None:
 
 
 def publish_ledger(store: Store, tasks: Sequence[ShardTask], receipts: Mapping[str, Receipt]) -> None:
-    """Write all receipts, one a line, and a last line with the SHA-256 of those before it."""
+    """Write all receipts, one a line, then the checksums of the plan's other files, then the SHA-256 of these lines."""
     digest = hashlib.sha256()
     with store.publish(LEDGER_NAME) as stream:
         for task in tasks:
@@ -54,17 +55,53 @@ def publish_ledger(store: Store, tasks: Sequence[ShardTask], receipts: Mapping[s
             line = json.dumps({"receipt": task.receipt_name, **kept}, ensure_ascii=False).encode() + b"\n"
             digest.update(line)
             stream.write(line)
-        stream.write(json.dumps({"sha256": digest.hexdigest()}).encode() + b"\n")
+        line = json.dumps({"files": {name: stored_sha256(store, name) for name in _plan_files(store)}}).encode() + b"\n"
+        digest.update(line)
+        stream.write(line + _last_line(digest.hexdigest()))
 
 
-def read_ledger(store: Store) -> Receipts | None:
-    """Return the receipts of a finished data set, None where the ledger is missing or damaged."""
+def _last_line(sha256: str) -> bytes:
+    return json.dumps({"sha256": sha256}).encode() + b"\n"
+
+
+def _plan_files(store: Store) -> list[str]:
+    """Return what lies beside the ledger for good."""
+    names = [file.name for file in store.list_files(PLAN_FOLDER)]
+    return [name for name in names if name != LEDGER_NAME and not name.endswith(RECEIPT_SUFFIX)]
+
+
+def stored_sha256(store: Store, name: str) -> str:
+    """Return the SHA-256 of a stored file's bytes."""
+    with open_stored(store, name) as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def read_ledger(store: Store) -> tuple[Receipts, dict[str, str]] | None:
+    """Return a finished data set's receipts, and the SHA-256 of its plan's files; None where the ledger is damaged."""
     try:
         content = store.read_bytes(LEDGER_NAME, max_bytes=MAX_LEDGER_BYTES)
-        *lines, last = content.splitlines(keepends=True)
-        if json.loads(last)["sha256"] != hashlib.sha256(b"".join(lines)).hexdigest():
+        *lines, files, last = content.splitlines(keepends=True)
+        if last != _last_line(hashlib.sha256(b"".join([*lines, files])).hexdigest()):
             return None
         receipts = [json.loads(line) for line in lines]
-        return {receipt.pop("receipt"): receipt for receipt in receipts}
+        return {receipt.pop("receipt"): receipt for receipt in receipts}, dict(json.loads(files)["files"])
     except (UserError, ValueError, KeyError, TypeError):
         return None
+
+
+def find_plan_damage(store: Store) -> Iterator[str]:
+    """Yield a line for each file of the plan that is not what the ledger says; where there is no plan, nothing.
+
+    The plan is no part of the data set, which is whole without it, but `repair` goes by it.
+    """
+    if store.size_of(LEDGER_NAME) is None:
+        return
+    ledger = read_ledger(store)
+    if ledger is None:
+        yield f"{store.location}/{LEDGER_NAME}: damaged"
+        return
+    for name, sha256 in ledger[1].items():
+        if store.size_of(name) is None:
+            yield f"{store.location}/{name}: missing"
+        elif stored_sha256(store, name) != sha256:
+            yield f"{store.location}/{name}: its SHA-256 is not the ledger's"

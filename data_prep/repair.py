@@ -7,18 +7,17 @@ preparation did not make goes from the splits' folders. Exit code 0 when the dat
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import sys
 from typing import Any
 
+from data_prep.card.stored_set import crcs_name
 from data_prep.config import PREPARE_SCHEMAS, REPAIR_SCHEMAS, EngineConfig, PrepareConfig, RepairConfig
 from data_prep.prepare import build_missing, finish, held_output, planned_tasks, stored_plan
 from data_prep.progress import Progress
-from data_prep.receipts import Receipts, read_ledger
+from data_prep.receipts import Receipts, read_ledger, stored_sha256
 from data_prep.shard_task import ShardTask, opened_source
-from data_prep.store_file import open_stored
 from pipeline.compose import compose, from_plain, help_text
 from pipeline.shards.errors import DamageError, UserError, run_entry_point
 from pipeline.shards.manifest import DATA_SET_FILE, MANIFEST_FILE, MAX_JSON_BYTES, is_sealed
@@ -62,10 +61,10 @@ def repair(path: str, *, root: str | None, engine: EngineConfig) -> int:
     source = opened_source(config, anew=True)
     with held_output(store):
         tasks = planned_tasks(store, config, source, choices=choices, stored=stored, begin_again=False)
-        ledger = read_ledger(store)
+        ledger, files = read_ledger(store) or (None, {})
         if ledger is None:
             log.info("%s: the ledger of its preparation is missing or damaged: every shard is built again", path)
-        sound = _sound_receipts(store, tasks, ledger or {})
+        sound = _sound_receipts(store, tasks, ledger or {}, files)
         receipts = build_missing(store, config, tasks, sound)
         for task in tasks:
             _tell_other_bytes(store, task, (ledger or {}).get(task.receipt_name), receipts[task.receipt_name])
@@ -113,29 +112,27 @@ def _config(choices: dict[str, Any], *, path: str, root: str | None, engine: Eng
         raise DamageError(f"{path}: its plan is not of the form that this version writes ({error!r})") from None
 
 
-def _sound_receipts(store: Store, tasks: list[ShardTask], ledger: Receipts) -> Receipts:
-    """Return the receipts of the tasks whose shard and sidecar have the ledger's checksums."""
+def _sound_receipts(store: Store, tasks: list[ShardTask], ledger: Receipts, files: dict[str, str]) -> Receipts:
+    """Return the receipts of the tasks whose shard, sidecar and checksums of images are those of the ledger."""
     sound: Receipts = {}
+    # A store of its own, as one keeps files open, also after a worker has put others in their place.
+    store = open_store(store.location)
     with Progress(total=len(tasks), unit="shards", label="checking") as progress:
         for task in tasks:
             receipt = ledger.get(task.receipt_name)
-            if receipt is not None and _is_sound(store, task, receipt["entry"]):
+            if receipt is not None and _is_sound(store, task, receipt["entry"], files):
                 sound[task.receipt_name] = receipt
             progress.update(1, receipt["entry"]["filesize"] if receipt and receipt["entry"] else 0)
     return sound
 
 
-def _is_sound(store: Store, task: ShardTask, entry: dict[str, Any] | None) -> bool:
+def _is_sound(store: Store, task: ShardTask, entry: dict[str, Any] | None, files: dict[str, str]) -> bool:
     if entry is None:
         return True
-    for file in (entry, entry["index"]):
-        name = f"{task.split}/{file['url']}"
-        if store.size_of(name) != file["filesize"]:
-            return False
-        with open_stored(store, name) as stream:
-            if hashlib.file_digest(stream, "sha256").hexdigest() != file["sha256"]:
-                return False
-    return True
+    wanted = {f"{task.split}/{file['url']}": file["sha256"] for file in (entry, entry["index"])}
+    crcs = crcs_name(task.split, entry["url"])
+    wanted |= {name: sha256 for name, sha256 in files.items() if name == crcs}
+    return all(store.size_of(name) is not None and stored_sha256(store, name) == wanted[name] for name in wanted)
 
 
 def _tell_other_bytes(store: Store, task: ShardTask, before: dict[str, Any] | None, now: dict[str, Any]) -> None:

@@ -16,17 +16,19 @@ from pathlib import Path
 
 import numpy as np
 
+from data_prep.card.page import CARD_FILE, is_sealed_card
 from data_prep.config import MAX_PIXELS_LIMIT, VERIFY_SCHEMAS, EncodedLayoutConfig, VerifyConfig
 from data_prep.encode import check_decodable
 from data_prep.progress import Progress
+from data_prep.receipts import find_plan_damage
 from data_prep.sources.base import Rejected
 from data_prep.store_file import open_stored
 from data_prep.view import data_set_view, shard_place
 from pipeline.compose import compose, help_text
 from pipeline.shards.check import file_sha256, find_damage, find_malformed
 from pipeline.shards.errors import DamageError, UserError, run_entry_point
-from pipeline.shards.index import read_index
-from pipeline.shards.manifest import MANIFEST_FILE, REJECTED_FILE, DataSet, ShardEntry, Split
+from pipeline.shards.index import INDEX_SUFFIX, read_index
+from pipeline.shards.manifest import MANIFEST_FILE, MAX_JSON_BYTES, REJECTED_FILE, DataSet, ShardEntry, Split
 from pipeline.storage import Store, is_local, open_store
 
 SUMMARY = """Re-read a data set: counts, tar structure, checksums, labels, some decoded images.
@@ -77,10 +79,12 @@ def find_faults(store: Store, data_set: DataSet, *, num_decoded: int) -> Iterato
 
 def _find_faults(store: Store, data_set: DataSet, *, num_decoded: int) -> Iterator[str]:
     yield from _find_rejected_damage(data_set)
+    yield from _find_card_damage(store)
+    yield from find_plan_damage(store)
     total = sum(len(split.shards) for split in data_set.splits.values())
     with Progress(total=total, unit="shards", label="verifying") as progress:
         for split in data_set.splits.values():
-            yield from _find_strangers(store, split)
+            yield from _find_strangers(store, split, is_foreign=data_set.is_foreign)
             for shard in split.shards:
                 yield from _find_shard_faults(store, data_set, split, shard, num_decoded=num_decoded)
                 progress.update(1, shard.size_bytes)
@@ -92,6 +96,13 @@ def _find_rejected_damage(data_set: DataSet) -> Iterator[str]:
         yield f"{path}: missing"
     elif file_sha256(path) != data_set.rejected_sha256:
         yield f"{path}: its SHA-256 is not that of the data set"
+
+
+def _find_card_damage(store: Store) -> Iterator[str]:
+    """Yield a line where card.html is there and is not as it was made."""
+    if store.size_of(CARD_FILE) is None or is_sealed_card(store.read_bytes(CARD_FILE, max_bytes=MAX_JSON_BYTES)):
+        return
+    yield f"{store.location}/{CARD_FILE}: damaged; python -m data_prep.card makes it again"
 
 
 def _find_shard_faults(
@@ -124,11 +135,11 @@ def _fetched(store: Store, name: str, folder: Path) -> Path:
     return copy
 
 
-def _find_strangers(store: Store, split: Split) -> Iterator[str]:
-    """Yield files beside the shards that the manifest does not know."""
+def _find_strangers(store: Store, split: Split, *, is_foreign: bool) -> Iterator[str]:
+    """Yield files beside the shards that the manifest does not know; beside foreign ones, shards and sidecars alone."""
     known = {MANIFEST_FILE, *(s.path.name for s in split.shards), *(s.index_path.name for s in split.shards)}
     for name in _names_in(store, split.name):
-        if name not in known:
+        if name not in known and (not is_foreign or name.endswith((".tar", INDEX_SUFFIX))):
             yield f"{store.location}/{split.name}/{name}: not in the manifest"
 
 

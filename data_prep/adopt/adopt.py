@@ -9,6 +9,7 @@ with any number of threads.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import os
@@ -135,7 +136,7 @@ def _receipts(source: WebDatasetSource, split: str, out: Store, config: IndexCon
         Progress(total=len(tars), unit="shards", label=f"indexing {split}") as progress,
         ThreadPoolExecutor(config.workers or os.cpu_count() or 1) as pool,
     ):
-        for tar, receipt in _in_order(pool, source, split, out, tars):
+        for tar, receipt in _in_order(pool, source, split, out, tars, choices=_choices(source, config)):
             receipts[tar] = receipt
             num_rejected = sum(len(each["rejected"]) for each in receipts.values())
             progress.update(1, receipt["entry"]["filesize"] if receipt["entry"] else 0)
@@ -146,18 +147,22 @@ def _receipts(source: WebDatasetSource, split: str, out: Store, config: IndexCon
                     f"{first['source_key']}: {first['reason']}; {num_rejected} bad samples are more than"
                     f" max_rejected={config.max_rejected}: add max_rejected={num_rejected} (or more) to leave them out"
                 )
+    log.info("indexed %s: %s", split, progress.summary())
     return [receipts[tar] for tar in tars if tar in receipts]
 
 
 def _in_order(
-    pool: ThreadPoolExecutor, source: WebDatasetSource, split: str, out: Store, tars: list[str]
+    pool: ThreadPoolExecutor, source: WebDatasetSource, split: str, out: Store, tars: list[str], *, choices: str
 ) -> Iterator[tuple[str, Receipt]]:
     """Yield each tar that holds a sample with its receipt, a few being read at once."""
     number_of = {tar: number for number, tar in enumerate(tars)}
     waiting: list[tuple[str, Future[Receipt]]] = []
     try:
         for tar, found in groupby(source.samples(split), key=lambda one: one.tar):
-            waiting.append((tar, pool.submit(_receipt, source.store, split, number_of[tar], tar, list(found), out)))
+            name = f"{PLAN_FOLDER}/{split}-{number_of[tar]:06d}{RECEIPT_SUFFIX}"
+            waiting.append(
+                (tar, pool.submit(_receipt, source.store, split, name, tar, list(found), out, choices=choices))
+            )
             if len(waiting) > 2 * pool._max_workers:
                 first, future = waiting.pop(0)
                 yield first, future.result()
@@ -168,10 +173,20 @@ def _in_order(
             future.cancel()
 
 
-def _receipt(store: Store, split: str, number: int, tar: str, found: list[Found], out: Store) -> Receipt:
+def _choices(source: WebDatasetSource, config: IndexConfig) -> str:
+    """Return a checksum of what decides a sidecar's labels besides its tar; without `classes=`, that is every tar."""
+    spelled = json.dumps([config.label_field, source.task.value, source.classes])
+    return hashlib.sha256(spelled.encode()).hexdigest()
+
+
+def _receipt(store: Store, split: str, name: str, tar: str, found: list[Found], out: Store, *, choices: str) -> Receipt:
     """Index one tar, or take what an earlier run left of it."""
-    name = f"{PLAN_FOLDER}/{split}-{number:06d}{RECEIPT_SUFFIX}"
-    identity = {"tar": tar, "size_bytes": store.size_of(tar), "modified_ns": _modified_ns(store, tar)}
+    identity = {
+        "tar": tar,
+        "size_bytes": store.size_of(tar),
+        "modified_ns": _modified_ns(store, tar),
+        "choices": choices,
+    }
     if (receipt := _stored(out, name, split)) is not None and receipt["identity"] == identity:
         return receipt
     indexed = index_tar(store, tar, found, url=tar.rpartition("/")[2])

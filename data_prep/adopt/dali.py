@@ -3,8 +3,8 @@
     export_dali(open_store("data/pets"), open_store("data/pets/dali"))
 
 One file a tar, `train/shard-000000.idx`: a line "v1.2 <samples>", then a line a sample: extension, offset of the
-content, size and member name of each of its members, with spaces between. (https://github.com/NVIDIA/DALI,
-tools/wds2idx.py)
+content, size and member name of each of its members, with spaces between. Members without a key or an extension are
+of no sample. (https://github.com/NVIDIA/DALI, tools/wds2idx.py)
 """
 
 from __future__ import annotations
@@ -17,13 +17,14 @@ from pipeline.shards.errors import UserError
 from pipeline.storage import Store
 
 VERSION = "v1.2"
+_SEPARATORS = frozenset(" \t\n\v\f\r")
 
 
 def export_dali(store: Store, out: Store) -> int:
     """Write an index for each tar of a store and return their number.
 
     Raises:
-        UserError: no tar there, or a member name with a space, which the form cannot hold.
+        UserError: no tar there, or a member name with white space, which the form cannot hold.
     """
     tars = [file for file in store.list_files() if file.name.endswith(".tar")]
     if not tars:
@@ -41,17 +42,14 @@ def dali_index(members: list[TarMember], *, where: str) -> str:
     """Return the text of one tar's index.
 
     Raises:
-        UserError: no member with a name and an extension, or a name with a space.
+        UserError: no member with a name and an extension, or a name with white space.
     """
-    shown = [member for member in members if _stem(member.name).rpartition("/")[2]]
-    if spaced := next((member.name for member in shown if " " in member.name or "\n" in member.name), None):
-        raise UserError(f"{where}: {spaced!r}: a name with a space, which DALI's index cannot hold")
+    shown = [member for member in members if _stem(member.name).rpartition("/")[2] and _extension(member.name)]
+    if spaced := next((member.name for member in shown if _SEPARATORS & set(member.name)), None):
+        raise UserError(f"{where}: {spaced!r}: a name with white space, which DALI's index cannot hold")
     lines = [
-        " ".join(
-            f"{member.name.removeprefix(stem).removeprefix('.')} {member.offset} {member.size_bytes} {member.name}"
-            for member in sample
-        )
-        for stem, sample in groupby(shown, key=lambda member: _stem(member.name))
+        " ".join(f"{_extension(member.name)} {member.offset} {member.size_bytes} {member.name}" for member in sample)
+        for _, sample in groupby(shown, key=lambda member: _stem(member.name))
     ]
     if not lines:
         raise UserError(f"{where}: no sample in it")
@@ -62,3 +60,8 @@ def _stem(name: str) -> str:
     """Return a member's name up to the first dot of its last part."""
     folder, slash, base = name.rpartition("/")
     return folder + slash + base.partition(".")[0]
+
+
+def _extension(name: str) -> str:
+    """Return what follows the first dot of a member's last part."""
+    return name.rpartition("/")[2].partition(".")[2]

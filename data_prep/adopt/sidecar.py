@@ -63,6 +63,10 @@ def index_tar(store: Store, name: str, found: Sequence[Found], *, url: str) -> I
     with open_stored(store, name) as stream:
         for sample in found:
             start, end = _span(sample)
+            if end - start > MAX_RECORD_BYTES:  # its bytes are hashed on the way to what follows
+                reason_text = f"a sample of {end - start:,} bytes; at most {MAX_RECORD_BYTES:,} wanted"
+                rejected.append((f"{name}/{sample.sample.key}", reason_text))
+                continue
             _hash_until(stream, start, sha256)
             content = stream.read(end - start)
             sha256.update(content)

@@ -8,6 +8,8 @@ comes from the data is escaped besides.
 
 from __future__ import annotations
 
+import hashlib
+
 from data_prep.card import sections
 from data_prep.card.facts import CardFacts
 from data_prep.card.style import STYLE
@@ -30,10 +32,24 @@ SECTIONS = (
 )
 
 
+_SEAL = b"<!-- sha256 %s -->\n"
+_SEAL_BYTES = len(_SEAL) - 2 + 64
+
+
 def write_card(publish: Publish, facts: CardFacts) -> None:
     """Publish card.html where the data set is."""
     with publish(CARD_FILE) as stream:
-        stream.write(make_card(facts).encode())
+        stream.write(sealed(make_card(facts).encode()))
+
+
+def sealed(page: bytes) -> bytes:
+    """Return a page with the SHA-256 of all its bytes in a comment behind it, so that `verify` can check it alone."""
+    return page + _SEAL % hashlib.sha256(page).hexdigest().encode()
+
+
+def is_sealed_card(raw: bytes) -> bool:
+    """Tell whether a card's bytes are those that were sealed."""
+    return sealed(raw[:-_SEAL_BYTES]) == raw
 
 
 def make_card(facts: CardFacts) -> str:

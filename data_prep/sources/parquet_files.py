@@ -107,6 +107,11 @@ class OpenFiles:
         images = _one_array(file.read_row_group(number, columns=[columns.image_leaf], use_threads=False))
         if pa.types.is_struct(images.type):
             images = images.field("bytes")
+        num_rows = file.metadata.row_group(number).num_rows
+        if len(images) != num_rows:
+            raise DamageError(
+                f"{self.shown(path)}: row group {number} has {len(images)} images, {num_rows} promised; damaged"
+            )
         return images
 
     def _opened(self, path: str) -> tuple[pq.ParquetFile, npt.NDArray[np.int64]]:

@@ -29,6 +29,8 @@ DATA_SET_FILE = "dataset.json"
 MANIFEST_FILE = "manifest.json"
 REJECTED_FILE = "rejected.jsonl"
 FOREIGN = "foreign"
+# Of the URLs at which foreign shards may lie.
+SHARD_SCHEMES = ("s3", "gs", "az", "http", "https")
 MAX_JSON_BYTES = 512 << 20
 MAX_COUNT = 1 << 53
 MIN_RECORD_BYTES = 4 * BLOCK_BYTES
@@ -260,6 +262,8 @@ def _read_split(
         raise ValueError(f"{path}: shards_at {shards_at!r}: only foreign shards lie elsewhere")
     at = folder if shards_at is None else _shards_folder(root, folder, shards_at)
     shards = tuple(_shard_entry(folder, row, packed, shards_folder=at) for row in content["shardlist"])
+    if is_foreign and not all(shard.path.name.endswith(".tar") for shard in shards):
+        raise ValueError(f"{path} lists a shard that is no .tar")
     names = [path for shard in shards for path in (shard.path, shard.index_path)]
     if len(set(names)) < len(names):
         raise ValueError(f"{path} lists a file twice")
@@ -272,9 +276,10 @@ def _read_split(
 def _shards_folder(root: Path, folder: Path, shards_at: Any) -> Path:
     """Return the folder of foreign shards, the split's own where they are remote."""
     text = _text(shards_at)
-    if "://" in text:
+    scheme, separator, _ = text.partition("://")
+    if separator and scheme in SHARD_SCHEMES:
         return folder
-    if "\0" in text or ".." in Path(text).parts or not text:
+    if separator or "\0" in text or ".." in Path(text).parts or not text:
         raise ValueError(f"shards_at {text!r}: a URL or a folder wanted, without ..")
     return root / text
 

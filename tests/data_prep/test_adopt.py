@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from data_prep.adopt import adopt as adopt_module
+from data_prep.adopt import sidecar
 from data_prep.index import main
 from data_prep.verify import main as verify
 from pipeline.data.reader import PackedReader
@@ -213,13 +214,27 @@ def test_a_manifest_may_not_point_out_of_where_it_says(shards: Path) -> None:
     manifest = json.loads((shards / "train" / "manifest.json").read_bytes())
     content = json.loads((shards / "dataset.json").read_bytes())
     content.pop("checksum")
-    for place in ("../web", "a/../..", "", 7, "x\0y"):
+    for place in ("../web", "a/../..", "", 7, "x\0y", "file:///etc", "ftp://host/a", "s3:/../a"):
         raw = json.dumps({**manifest, "shards_at": place}).encode()
         (shards / "train" / "manifest.json").write_bytes(raw)
         content["splits"]["train"]["manifest_sha256"] = hashlib.sha256(raw).hexdigest()
         (shards / "dataset.json").write_bytes(seal(content))
         with pytest.raises(UserError, match=r"not of the form in docs/FORMAT.md"):
             read_data_set(shards)
+
+
+def test_nothing_but_a_tar_is_opened_where_foreign_shards_lie(shards: Path) -> None:
+    adopt(shards)
+    manifest = json.loads((shards / "train" / "manifest.json").read_bytes())
+    manifest["shardlist"][0]["url"] = "shadow"
+    raw = json.dumps({**manifest, "shards_at": "/etc"}).encode()
+    (shards / "train" / "manifest.json").write_bytes(raw)
+    content = json.loads((shards / "dataset.json").read_bytes())
+    content.pop("checksum")
+    content["splits"]["train"]["manifest_sha256"] = hashlib.sha256(raw).hexdigest()
+    (shards / "dataset.json").write_bytes(seal(content))
+    with pytest.raises(UserError, match=r"lists a shard that is no \.tar"):
+        read_data_set(shards)
 
 
 @pytest.mark.slow
@@ -275,3 +290,95 @@ def test_the_command_as_it_is_typed(shards: Path) -> None:
     assert run_module("data_prep.index", "path=/nowhere").returncode == 2
     assert "export=none" in run_module("data_prep.index", "--help").stdout
     assert np.load(shards / "train" / "pets-train-000.idx.npy").shape == (4,)
+
+
+def test_what_an_earlier_run_left_under_other_labels_is_not_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "web").mkdir()
+    for shard in range(2):
+        with webdataset.TarWriter(str(tmp_path / "web" / f"{shard}-train.tar")) as writer:
+            for number in range(3):
+                facts = {"rank": number, "back": 2 - number}
+                writer.write({"__key__": f"{number}", "jpg": encoded(number), "json": facts})
+
+    index_tar = adopt_module.index_tar
+
+    def first_alone(store, tar, found, *, url):  # type: ignore[no-untyped-def]
+        if tar.startswith("1"):
+            raise KeyboardInterrupt
+        return index_tar(store, tar, found, url=url)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(adopt_module, "index_tar", first_alone)
+        with pytest.raises(KeyboardInterrupt):
+            adopt(tmp_path / "web", "label_field=rank", "workers=1")
+    assert (tmp_path / "web" / "train" / "0-train.idx.npy").exists()
+    adopt(tmp_path / "web", "label_field=back", "workers=1")
+    found = [int(row["label"]) for _, row in rows_of(read_data_set(tmp_path / "web"), "train")]
+    assert found == [2, 1, 0, 2, 1, 0]
+
+
+def test_other_files_beside_foreign_shards_are_no_damage_but_other_shards_are(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    web = tmp_path / "web"
+    write_shards(web / "train", counts={"train": 3})
+    (web / "train" / "README.md").write_text("about these tars")
+    adopt(web)
+    assert verify([f"path={web}"]) == 0
+    shutil.copy(web / "train" / "pets-train-000.tar", web / "train" / "more.tar")
+    assert verify([f"path={web}"]) == 1
+    assert f"damaged: {web}/train/more.tar: not in the manifest" in capsys.readouterr().out
+
+
+def test_braces_on_the_command_line_name_the_tars(shards: Path, tmp_path: Path) -> None:
+    assert main([f'path="{shards}/pets-train-{{000..001}}.tar"', f"out={tmp_path / 'out'}"]) == 0
+    assert read_data_set(tmp_path / "out").split("train").num_samples == 8
+
+
+def test_a_sample_too_large_to_be_held_is_left_out_and_the_checksum_still_covers_it(
+    shards: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sidecar, "MAX_RECORD_BYTES", 1000)
+    with pytest.raises(UserError, match="at most 1,000 wanted"):
+        adopt(shards)
+    largest = max(int(row["record_bytes"]) for row in _rows_of_whole(shards))
+    monkeypatch.setattr(sidecar, "MAX_RECORD_BYTES", largest - 1)
+    adopt(shards, "max_rejected=12")
+    assert verify([f"path={shards}"]) == 0
+    for split in read_data_set(shards).splits.values():
+        for shard in split.shards:
+            assert hashlib.sha256(shard.path.read_bytes()).hexdigest() == shard.sha256
+
+
+def _rows_of_whole(shards: Path) -> list[np.void]:
+    """Adopt, return all rows, and take it back."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sidecar, "MAX_RECORD_BYTES", 1 << 30)
+        adopt(shards)
+    rows = [np.array(row) for split in ("train", "val") for _, row in rows_of(read_data_set(shards), split)]
+    (shards / "dataset.json").unlink()
+    return rows
+
+
+def test_members_that_are_of_no_sample_are_not_in_dalis_index(tmp_path: Path) -> None:
+    tar = tmp_path / "web" / "a.tar"
+    tar.parent.mkdir()
+
+    def write(*names: str) -> None:
+        with tarfile.open(tar, "w") as archive:
+            for name in names:
+                info = tarfile.TarInfo(name)
+                info.size = 3
+                archive.addfile(info, io.BytesIO(b"abc"))
+
+    write("README", "v1.2/x.jpg", ".hidden", "v1.2/x.seg.png", "v1.2/y.", "v1.2/z.jpg")
+    adopt(tar.parent, "export=wds2idx", f"out={tmp_path}")
+    assert (tmp_path / "a.idx").read_text() == (
+        "v1.2 2\njpg 1536 3 v1.2/x.jpg seg.png 3584 3 v1.2/x.seg.png\njpg 5632 3 v1.2/z.jpg\n"
+    )
+    for space in " \t\n\v\f\r":
+        write(f"a{space}b.jpg")
+        with pytest.raises(UserError, match="a name with white space"):
+            adopt(tar.parent, "export=wds2idx", f"out={tmp_path}")

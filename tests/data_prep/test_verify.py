@@ -92,7 +92,7 @@ def test_a_flip_after_the_last_record_names_the_shard(root: Path) -> None:
 
 def files_of(root: Path) -> Iterator[Path]:
     """Yield every file of a data set but those of plan/, which docs/FORMAT.md leaves out."""
-    yield from (path for path in sorted(root.rglob("*")) if path.is_file() and path.parent.name != "plan")
+    yield from (path for path in sorted(root.rglob("*")) if path.is_file())
 
 
 @pytest.mark.slow
@@ -108,7 +108,9 @@ def test_every_single_byte_of_every_file_counts(name: str, tmp_path: Path) -> No
     for path in files_of(root):
         before = path.read_bytes()
         # 0x20 makes another letter case, 0x03 a tab of a line break: spellings that a parser would let pass.
-        for place in range(len(before)):
+        # Of what is no part of the data set itself, and has one checksum, a sample.
+        stride = 41 if path.name == "card.html" or path.parent.name == "plan" else 1
+        for place in range(0, len(before), stride):
             flips = (0x01, 0x03, 0x20) if path.suffix == ".json" else (0x01 << place % 8,)
             for flip in flips:
                 changed = bytearray(before)
@@ -120,7 +122,7 @@ def test_every_single_byte_of_every_file_counts(name: str, tmp_path: Path) -> No
                 num_flips += 1
         path.write_bytes(before)
     assert faults_of(root) == []
-    assert num_flips > sum(path.stat().st_size for path in files_of(root))
+    assert num_flips > sum(path.stat().st_size for path in root.glob("t*/*"))
 
 
 def cut(name: str, length: int) -> Callable[[Path], object]:

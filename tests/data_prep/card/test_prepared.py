@@ -11,7 +11,7 @@ from card_sets import Elsewhere, facts_of, stored_set
 
 from data_prep.card.__main__ import main
 from data_prep.card.gather import gather_facts
-from data_prep.card.page import make_card
+from data_prep.card.page import make_card, sealed
 from data_prep.card.stored_set import CRCS_SUFFIX
 from pipeline.shards.manifest import DataSet, read_data_set
 from tiny_data import prepare_pictures, random_pixels, rows_of, save_pixels, stored_image, tree, write_pictures
@@ -37,7 +37,7 @@ def data_set(request: pytest.FixtureRequest, pets: Path, tmp_path: Path) -> Data
 
 def test_preparation_leaves_a_card_with_the_facts(data_set: DataSet) -> None:
     card, facts = (data_set.root / "card.html").read_text(), facts_of(data_set)
-    assert card == make_card(facts)
+    assert card == sealed(make_card(facts).encode()).decode()
     assert facts.sizes_before is not None
     assert facts.sizes_before.num_images == facts.num_samples == 28 + 7
     assert (facts.sizes_before.widths, facts.sizes_before.heights) == ((20, 300), (20, 50))
@@ -91,4 +91,4 @@ def test_a_data_set_behind_a_server_has_the_same_card(data_set: DataSet, tmp_pat
             (view / name).parent.mkdir(parents=True, exist_ok=True)
             (view / name).write_bytes(content)
     facts = gather_facts(read_data_set(view), store=Elsewhere(data_set.root))
-    assert make_card(facts) == (data_set.root / "card.html").read_text()
+    assert sealed(make_card(facts).encode()) == (data_set.root / "card.html").read_bytes()
