@@ -56,7 +56,9 @@ fix: $(VENV)/dev.stamp ## let the linter and the formatter edit the code
 bench: $(VENV)/dev.stamp ## run the benchmarks; see benchmarks/README.md
 	@$(BIN)/python -m benchmarks.loader $(ARGS)
 	@$(BIN)/python -m benchmarks.train_wait
-	@$(BIN)/python -m benchmarks.prepare
+	@$(BIN)/python -m benchmarks.decode
+	@$(BIN)/python -m benchmarks.prepare_limits
+	@$(BIN)/python -m benchmarks.prepare_peers
 
 clean: ## remove .venv and tools' caches; data and runs stay
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache *.egg-info
