@@ -179,10 +179,11 @@ class EncodedEncoder:
         details: dict[str, Any] | None = None,
     ) -> Stored:
         sums = square_sums = None
-        with _rejecting():
-            if isinstance(image, bytes) and (size := self._unread_size(image, box)):
-                extension, source_size = "jpg", size
-            else:
+        size = self._unread_size(image, box) if isinstance(image, bytes) else None
+        if isinstance(image, bytes) and size is not None:
+            extension, source_size = "jpg", size
+        else:
+            with _rejecting():
                 limit = self.config.resolution
                 opened = open_picture(image, config=self.config)
                 source_size = opened.size

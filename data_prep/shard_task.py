@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 import time
-import zlib
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -129,7 +128,6 @@ def build_shard(task: ShardTask, report: ReportProgress = lambda _items, _bytes:
     rows = planned_rows(task)
     tally = _Tally()
     records = _encode(task, rows, tally, report)
-    content_crcs = []
     started_s = time.perf_counter()
     with ShardWriter(publish_below(store, task.split), number=task.number) as writer:
         for row in rows:
@@ -143,10 +141,8 @@ def build_shard(task: ShardTask, report: ReportProgress = lambda _items, _bytes:
                     image_bytes=stored.image_bytes,
                     source_key=row["source_key"].encode(),
                 )
-                image_end = stored.image_offset + stored.image_bytes
-                content_crcs.append(zlib.crc32(memoryview(stored.record)[stored.image_offset : image_end]))
     if writer.entry:
-        publish_content_crcs(store, split=task.split, shard=writer.name, crcs=content_crcs)
+        publish_content_crcs(store, split=task.split, shard=writer.name, crcs=writer.image_crcs)
     tally.seconds["writing"] += time.perf_counter() - started_s
     receipt = {
         "entry": writer.entry,

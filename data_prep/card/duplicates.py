@@ -20,8 +20,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from data_prep.card.content_crc import CrcArray, crcs_of_zeros, middle_crc32
+from data_prep.card.content_crc import crcs_of_zeros, middle_crc32
 from data_prep.card.stored_set import StoredSet, StoredShard
+from pipeline.shards.crc import CrcArray
 from pipeline.shards.record import BLOCK_BYTES
 from pipeline.storage import is_local
 

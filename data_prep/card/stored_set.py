@@ -16,8 +16,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from data_prep.card.content_crc import CrcArray
 from data_prep.view import shard_place
+from pipeline.shards.crc import CrcArray
 from pipeline.shards.errors import UserError
 from pipeline.shards.index import IndexRows, check_index, read_index
 from pipeline.shards.manifest import DataSet, ShardEntry

@@ -45,6 +45,13 @@ def padded_bytes(size_bytes: int) -> int:
     return -(-size_bytes // BLOCK_BYTES) * BLOCK_BYTES
 
 
+# What is the same in all headers, and the sum of its bytes; the checksum itself counts as spaces.
+_MODE_AND_OWNER = b"0000644\0" + b"0000000\0" * 2
+_TIME = b"\0" + b"0" * 11 + b"\0"
+_REST = b"0" + bytes(100) + b"ustar\x0000" + bytes(64) + b"0000000\0" * 2 + bytes(167)
+_HEADER_SUM = sum(_MODE_AND_OWNER) + sum(_TIME) + 8 * ord(" ") + sum(_REST)
+
+
 def ustar_header(name: str, size_bytes: int) -> bytes:
     """Return the 512-byte ustar header of a regular file: mode 0644, uid, gid and mtime 0, no names.
 
@@ -56,10 +63,9 @@ def ustar_header(name: str, size_bytes: int) -> bytes:
         raise ValueError(f"member name {name!r} is longer than ustar's 100 bytes")
     if not 0 <= size_bytes <= MAX_MEMBER_BYTES:
         raise ValueError(f"member size {size_bytes} is outside ustar's 0..{MAX_MEMBER_BYTES}")
-    before = encoded_name.ljust(100, b"\0") + b"0000644\0" + b"0000000\0" * 2 + b"%011o\0%011o\0" % (size_bytes, 0)
-    after = b"0" + bytes(100) + b"ustar\x0000" + bytes(64) + b"0000000\0" * 2 + bytes(167)
-    checksum = sum(before) + 8 * ord(" ") + sum(after)
-    return before + b"%06o\0 " % checksum + after
+    size = b"%011o" % size_bytes
+    checksum = sum(encoded_name) + sum(size) + _HEADER_SUM
+    return b"%b%b%b%b%06o\0 %b" % (encoded_name.ljust(100, b"\0"), _MODE_AND_OWNER, size, _TIME, checksum, _REST)
 
 
 def member(name: str, content: bytes) -> bytes:

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.shards.crc import shifted
 from pipeline.shards.index import INDEX_SUFFIX, NO_LABEL, IndexRows, encode_index, index_dtype
 from pipeline.shards.publish import Publish
 from pipeline.shards.record import END_OF_ARCHIVE, Label
@@ -31,6 +32,7 @@ class ShardWriter:
     """Appends records to a tar under a temporary name; publishes it, after its sidecar, when the block ends.
 
     `entry`, the manifest's row, is there afterwards; None where no record was added: such a shard is not kept.
+    `image_crcs` are the CRC-32 of the records' images, without padding.
     """
 
     def __init__(self, publish: Publish, *, number: int) -> None:
@@ -38,7 +40,9 @@ class ShardWriter:
         self.index_name = self.name.removesuffix(".tar") + INDEX_SUFFIX
         self.entry: dict[str, Any] | None = None
         self._publish = publish
+        self.image_crcs: list[int] = []
         self._rows: list[tuple[int, int, int, int, int, int, int]] = []
+        self._rest_crcs: list[int] = []
         self._labels: list[Label] = []
         self._source_keys: list[bytes] = []
         self._offset = 0
@@ -64,7 +68,12 @@ class ShardWriter:
         self._stream.write(record)
         self._sha256.update(record)
         start = self._offset
-        self._rows.append((start, len(record), start + image_offset, image_bytes, zlib.crc32(record), height, width))
+        # The image's bytes are gone over once, for its own CRC; the record's follows from its parts' (_index_rows).
+        view, image_end = memoryview(record), image_offset + image_bytes
+        head_crc, image_crc = zlib.crc32(view[:image_offset]), zlib.crc32(view[image_offset:image_end])
+        self._rows.append((start, len(record), start + image_offset, image_bytes, head_crc, height, width))
+        self.image_crcs.append(image_crc)
+        self._rest_crcs.append(zlib.crc32(view[image_end:], image_crc))
         self._labels.append(label)
         self._source_keys.append(source_key)
         self._offset += len(record)
@@ -105,6 +114,8 @@ class ShardWriter:
         )
         for name, values in zip(rows.dtype.names or (), zip(*self._rows, strict=True), strict=False):
             rows[name] = values
+        rest_bytes = rows["record_bytes"] - (rows["image_offset"] - rows["record_offset"])
+        rows["crc32"] = shifted(rows["crc32"], rest_bytes) ^ np.array(self._rest_crcs, dtype=np.uint32)
         rows["source_key"] = self._source_keys
         if not counts:
             rows["label"] = self._labels

@@ -8,7 +8,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_prep.card.content_crc import crcs_of_zeros, middle_crc32, shifted
+from data_prep.card.content_crc import crcs_of_zeros, middle_crc32
+from pipeline.shards.crc import shifted
 
 PARTS = st.tuples(st.binary(max_size=600), st.binary(max_size=600), st.binary(max_size=600))
 
