@@ -11,10 +11,9 @@ from __future__ import annotations
 
 import json
 import logging
-import math
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -22,30 +21,28 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from data_prep.card.gather import SOURCE_SIZES, gather_facts
-from data_prep.card.page import CARD_FILE, write_card
-from data_prep.card.sizes import SizeHistogram
+from data_prep.card.page import CARD_FILE
 from data_prep.card.stored_set import CRCS_SUFFIX
-from data_prep.config import PREPARE_SCHEMAS, EncodedLayoutConfig, PackedLayoutConfig, PrepareConfig
+from data_prep.config import PREPARE_SCHEMAS, PackedLayoutConfig, PrepareConfig
 from data_prep.decode import library_versions
 from data_prep.encode import packed_layout
 from data_prep.engines import run_tasks
 from data_prep.engines.board import end_left_jobs
+from data_prep.finish import checked_rejected, finish, make_card
 from data_prep.folders import created_folder, locked_folder
 from data_prep.listing import Int64Array, Listing, ListingWriter
 from data_prep.plan import RecordBytes, make_plan, shard_sizes, write_plan
 from data_prep.progress import Progress
-from data_prep.receipts import LEDGER_NAME, Receipts, publish_ledger, read_receipts, remove_receipts
+from data_prep.receipts import LEDGER_NAME, Receipts, read_receipts, remove_receipts
 from data_prep.shard_task import (
     PLAN_FOLDER,
     STAGES,
     ShardTask,
     opened_source,
     planned_name,
-    too_many_rejected,
 )
 from data_prep.sources.base import Source
-from data_prep.store_file import open_stored, publish_below
+from data_prep.store_file import open_stored
 from data_prep.view import data_set_view
 from pipeline.compose import first_difference, to_plain
 from pipeline.shards.errors import DamageError, UserError
@@ -53,9 +50,6 @@ from pipeline.shards.manifest import (
     DATA_SET_FILE,
     FORMAT_VERSION,
     DataSet,
-    publish_data_set,
-    publish_manifest,
-    publish_rejected,
 )
 from pipeline.shards.publish import PART_SUFFIX, remove_part_files
 from pipeline.shards.record import BLOCK_BYTES
@@ -153,7 +147,7 @@ def _finished(store: Store, config: PrepareConfig) -> DataSet:
     _check_same_choices(plan, config, {**choices_of(config), "versions": plan["choices"]["versions"]})
     # A run killed right after dataset.json leaves this.
     if store.size_of(CARD_FILE) is None:
-        _make_card(store)
+        make_card(store)
     remove_receipts(store)
     log.info("%s is already prepared", config.out)
     with data_set_view(store) as data_set:
@@ -313,7 +307,7 @@ def _record_bytes(config: PrepareConfig, source: Source, label_bytes: int | None
 def build_missing(store: Store, config: PrepareConfig, tasks: list[ShardTask], receipts: Receipts) -> Receipts:
     """Build what has no receipt yet and return every task's."""
     receipts = dict(receipts)
-    _check_rejected(receipts.values(), config)
+    checked_rejected(receipts.values(), config)
     undone = [task for task in tasks if task.receipt_name not in receipts]
     if receipts and undone:
         log.info("going on: %d of %d shards are finished", len(receipts), len(tasks))
@@ -328,7 +322,7 @@ def build_missing(store: Store, config: PrepareConfig, tasks: list[ShardTask], r
         for task, receipt in run_tasks(undone, engine=config.engine, on_progress=bar.update):
             receipts[task.receipt_name] = receipt
             if receipt["rejected"]:
-                bar.note(rejected=len(_check_rejected(receipts.values(), config)))
+                bar.note(rejected=len(checked_rejected(receipts.values(), config)))
             for stage, passed_s in receipt.get("seconds", {}).items():
                 seconds[stage] += passed_s
     if undone and is_local(store):
@@ -349,94 +343,3 @@ def _slowest(seconds: dict[str, float]) -> str:
     slowest = max(seconds, key=lambda stage: seconds[stage])
     shares = ", ".join(f"{stage} {100 * passed_s / total_s:.0f} %" for stage, passed_s in seconds.items())
     return f"{slowest} took longest ({shares} of the workers' time)"
-
-
-def _check_rejected(receipts: Iterable[dict[str, Any]], config: PrepareConfig) -> list[dict[str, Any]]:
-    """Return all rejected items; too many of them are an error."""
-    rejected = [row for receipt in receipts for row in receipt["rejected"]]
-    if len(rejected) > config.max_rejected:
-        raise too_many_rejected(rejected, config)
-    return rejected
-
-
-def finish(
-    store: Store,
-    config: PrepareConfig,
-    source: Source,
-    tasks: list[ShardTask],
-    receipts: Receipts,
-    *,
-    choices: dict[str, Any],
-) -> None:
-    """Write rejected.jsonl, the manifests, the ledger of receipts and, last, dataset.json; receipts go."""
-    in_order = [(task, receipts[task.receipt_name]) for task in tasks]
-    rejected = _check_rejected((receipt for _, receipt in in_order), config)
-    splits: dict[str, Any] = {}
-    for split in source.splits:
-        shardlist = [receipt["entry"] for task, receipt in in_order if task.split == split and receipt["entry"]]
-        if not shardlist:
-            raise UserError(f"source: every image of split {split!r} was rejected; the first: {rejected[0]['reason']}")
-        splits[split] = publish_manifest(publish_below(store, split), split=split, shardlist=shardlist)
-    publish_ledger(store, tasks, receipts)
-    publish_data_set(
-        store.publish,
-        {
-            "name": source.name,
-            "task": source.task.value,
-            "classes": list(source.classes),
-            **({"class_ids": list(source.class_ids)} if source.class_ids else {}),
-            "layout": _layout_facts(config, source, tasks[0].label_bytes),
-            "splits": splits,
-            "statistics": _statistics([receipt for task, receipt in in_order if task.split == source.splits[0]]),
-            SOURCE_SIZES: _source_sizes(receipts.values()),
-            "rejected": publish_rejected(store.publish, rejected),
-            "provenance": choices,
-        },
-    )
-    _make_card(store)
-    remove_receipts(store)
-
-
-def _make_card(store: Store) -> None:
-    """Write card.html of the finished data set."""
-    with data_set_view(store) as data_set:
-        write_card(store.publish, gather_facts(data_set, store=store))
-
-
-def _source_sizes(receipts: Iterable[dict[str, Any]]) -> dict[str, Any]:
-    """Return the sizes that images had before they were prepared, of all splits."""
-    sizes = SizeHistogram()
-    for receipt in receipts:
-        sizes.merge(SizeHistogram.from_plain(receipt[SOURCE_SIZES]))
-    return sizes.to_plain()
-
-
-def _layout_facts(config: PrepareConfig, source: Source, label_bytes: int | None) -> dict[str, Any]:
-    if isinstance(config.layout, EncodedLayoutConfig):
-        return {"kind": "encoded"}
-    assert isinstance(config.layout, PackedLayoutConfig)
-    layout = packed_layout(config.layout, native_shape=source.native_shape, label_bytes=label_bytes)
-    return {
-        "kind": "packed",
-        "height": layout.height,
-        "width": layout.width,
-        "channels": layout.channels,
-        **({"label_bytes": label_bytes} if label_bytes else {}),
-        "record_bytes": layout.record_bytes,
-        "pixel_offset": layout.pixel_offset,
-    }
-
-
-def _statistics(receipts: list[dict[str, Any]]) -> dict[str, Any] | None:
-    """Return channel mean and std in 0..255 from the receipts' exact integer sums, the same in any order."""
-    num_pixels = sum(receipt["num_pixels"] for receipt in receipts)
-    if num_pixels == 0:
-        return None
-    measured = [receipt for receipt in receipts if receipt["num_pixels"]]
-    sums = [sum(column) for column in zip(*(receipt["channel_sums"] for receipt in measured), strict=True)]
-    squares = [sum(column) for column in zip(*(receipt["channel_square_sums"] for receipt in measured), strict=True)]
-    # n*sum(x^2) - (sum x)^2 in exact integers: no cancellation.
-    return {
-        "mean": [total / num_pixels for total in sums],
-        "std": [math.sqrt(num_pixels * q - s * s) / num_pixels for s, q in zip(sums, squares, strict=True)],
-    }

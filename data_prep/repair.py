@@ -14,7 +14,8 @@ from typing import Any
 
 from data_prep.card.stored_set import crcs_name
 from data_prep.config import PREPARE_SCHEMAS, REPAIR_SCHEMAS, EngineConfig, PrepareConfig, RepairConfig
-from data_prep.prepare import build_missing, finish, held_output, planned_tasks, stored_plan
+from data_prep.finish import finish
+from data_prep.prepare import build_missing, held_output, planned_tasks, stored_plan
 from data_prep.progress import Progress
 from data_prep.receipts import Receipts, read_ledger, stored_sha256
 from data_prep.shard_task import ShardTask, opened_source
