@@ -6,6 +6,7 @@ import logging
 import shlex
 import sys
 
+from data_prep.card.page import CARD_FILE
 from data_prep.config import PREPARE_SCHEMAS, PrepareConfig
 from data_prep.prepare import prepare
 from pipeline.compose import compose, help_text
@@ -29,6 +30,7 @@ def main(argv: list[str]) -> int:
     data_set = prepare(config)
     counts = ", ".join(f"{split.num_samples:,} {name}" for name, split in data_set.splits.items())
     sys.stdout.write(f"{data_set.name}: {counts} samples of {data_set.num_classes} classes in {config.out}\n")
+    sys.stdout.write(f"look at it: {config.out}/{CARD_FILE}\n")
     if data_set.packed is not None and data_set.task is Task.classification:  # training reads nothing else yet
         sys.stdout.write(f"train on it: python -m pipeline.train {shlex.quote(f'data.path={config.out}')}\n")
     return 0

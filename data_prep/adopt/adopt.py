@@ -21,7 +21,7 @@ from typing import Any
 
 from data_prep.adopt.sidecar import index_tar
 from data_prep.card.gather import gather_facts
-from data_prep.card.page import write_card
+from data_prep.card.page import CARD_FILE, write_card
 from data_prep.config import IndexConfig
 from data_prep.progress import Progress
 from data_prep.shard_task import PLAN_FOLDER, RECEIPT_SUFFIX
@@ -31,7 +31,9 @@ from pipeline.shards.errors import UserError
 from pipeline.shards.manifest import (
     DATA_SET_FILE,
     FOREIGN,
+    MANIFEST_FILE,
     PLAIN_NAME,
+    REJECTED_FILE,
     DataSet,
     publish_data_set,
     publish_manifest,
@@ -58,6 +60,7 @@ def adopt(config: IndexConfig) -> DataSet:
     out = open_store(_out_of(config, source))
     if out.size_of(DATA_SET_FILE) is not None:
         raise UserError(f"out={out.location}: holds a data set already; choose another out, or remove {DATA_SET_FILE}")
+    _check_free(out, source)
     places = {split: _place(source, split, out) for split in source.splits}
     receipts = {split: _receipts(source, split, out, config) for split in source.splits}
     rejected = [row for rows in receipts.values() for receipt in rows for row in receipt["rejected"]]
@@ -93,6 +96,18 @@ def adopt(config: IndexConfig) -> DataSet:
     with data_set_view(out) as data_set:
         write_card(out.publish, gather_facts(data_set, store=out))
         return data_set
+
+
+def _check_free(out: Store, source: WebDatasetSource) -> None:
+    """Refuse to write over files of the names that we need, unless this very adoption was begun before."""
+    begun = any(file.name.endswith(RECEIPT_SUFFIX) for file in out.list_files(PLAN_FOLDER))
+    names = [CARD_FILE, REJECTED_FILE, *(f"{split}/{MANIFEST_FILE}" for split in source.splits)]
+    taken = [name for name in names if out.size_of(name) is not None]
+    if taken and not begun:
+        raise UserError(
+            f"out={out.location}: {taken[0]} is there already and would be written over; move it away, or choose"
+            " another out"
+        )
 
 
 def _out_of(config: IndexConfig, source: WebDatasetSource) -> str:

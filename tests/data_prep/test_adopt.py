@@ -207,6 +207,16 @@ def test_refusals_are_one_line_and_leave_nothing(tmp_path: Path, shards: Path) -
         PackedReader(read_data_set(shards), "train")
 
 
+@pytest.mark.parametrize("name", ["card.html", "rejected.jsonl", "train/manifest.json"])
+def test_files_of_the_users_are_not_written_over(shards: Path, name: str) -> None:
+    (shards / name).parent.mkdir(exist_ok=True)
+    (shards / name).write_text("mine")
+    before = tree(shards)
+    with pytest.raises(UserError, match=f"{name} is there already"):
+        adopt(shards)
+    assert tree(shards) == before
+
+
 def test_a_manifest_may_not_point_out_of_where_it_says(shards: Path) -> None:
     adopt(shards)
     data_set = read_data_set(shards)
