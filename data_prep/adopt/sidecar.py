@@ -16,15 +16,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from data_prep.config import MAX_PIXELS_LIMIT, EncodedLayoutConfig
 from data_prep.encode import image_size
 from data_prep.sources.base import Rejected
 from data_prep.sources.webdataset import REASONS, Found
 from data_prep.sources.webdataset_samples import image_of
 from data_prep.store_file import open_stored
-from pipeline.shards.index import INDEX_SUFFIX, NO_LABEL, encode_index, index_dtype
+from pipeline.shards.index import INDEX_SUFFIX, encode_index, make_index
+from pipeline.shards.manifest import shard_row
 from pipeline.shards.record import BLOCK_BYTES, padded_bytes
 from pipeline.storage import Store
 
@@ -81,18 +80,16 @@ def index_tar(store: Store, name: str, found: Sequence[Found], *, url: str) -> I
         size_bytes = stream.tell()
     if not rows:
         return IndexedTar(content=None, entry=None, rejected=rejected)
-    index = _encode(rows)
-    entry = {
-        "url": url,
-        "nsamples": len(rows),
-        "filesize": size_bytes,
-        "sha256": sha256.hexdigest(),
-        "index": {
-            "url": url.removesuffix(".tar") + INDEX_SUFFIX,
-            "filesize": len(index),
-            "sha256": hashlib.sha256(index).hexdigest(),
-        },
-    }
+    numbers, labels, keys = zip(*rows, strict=True)
+    index = encode_index(make_index(numbers, labels=labels, source_keys=keys))
+    entry = shard_row(
+        url,
+        samples=len(rows),
+        size_bytes=size_bytes,
+        sha256=sha256.hexdigest(),
+        index_name=url.removesuffix(".tar") + INDEX_SUFFIX,
+        index=index,
+    )
     return IndexedTar(content=index, entry=entry, rejected=rejected)
 
 
@@ -117,21 +114,3 @@ def _row(found: Found, content: bytes, start: int) -> tuple[int, ...]:
     place = image.offset - start
     width, height = image_size(content[place : place + image.size_bytes], config=_LIMITS)
     return start, len(content), image.offset, image.size_bytes, zlib.crc32(content), height, width
-
-
-def _encode(rows: list[tuple[tuple[int, ...], int | list[int], bytes]]) -> bytes:
-    counts = [len(label) for _, label, _ in rows if not isinstance(label, int)]
-    dtype = index_dtype(
-        source_key_bytes=max(1, *(len(key) for _, _, key in rows)), num_labels=max(1, *counts) if counts else None
-    )
-    index = np.zeros(len(rows), dtype=dtype)
-    for row, (numbers, label, key) in zip(index, rows, strict=True):
-        for name, number in zip(dtype.names or (), numbers, strict=False):
-            row[name] = number
-        row["source_key"] = key
-        if isinstance(label, int):
-            row["label"] = label
-        else:
-            row["labels"] = NO_LABEL
-            row["labels"][: len(label)] = label
-    return encode_index(index)

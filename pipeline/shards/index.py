@@ -11,6 +11,7 @@ what it finds there, warns and raises in many ways, and its spelling is not prom
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.shards.errors import DamageError
-from pipeline.shards.record import PackedLayout
+from pipeline.shards.record import Label, PackedLayout
 from pipeline.shards.task import Task
 
 INDEX_SUFFIX = ".idx.npy"
@@ -65,6 +66,36 @@ def index_dtype(*, source_key_bytes: int, num_labels: int | None = None) -> np.d
         raise ValueError(f"a source key of {source_key_bytes} bytes: 1 to {MAX_SOURCE_KEY_BYTES} wanted")
     label = _ONE_LABEL if num_labels is None else ("labels", "<i4", (num_labels,))
     return np.dtype([*_COLUMNS, label, ("source_key", f"S{source_key_bytes}")])
+
+
+def make_index(
+    numbers: Sequence[tuple[int, ...]], *, labels: Sequence[Label], source_keys: Sequence[bytes]
+) -> IndexRows:
+    """Return the rows of at least one record, as wide as their source keys and labels need.
+
+    Args:
+        numbers: of each record, record_offset to width in the order of the columns.
+        labels: all of one kind, a class number or a sequence of them.
+        source_keys: each of at most 4,096 bytes.
+    """
+    counts = [len(label) for label in labels if not isinstance(label, int)]
+    rows = np.zeros(
+        len(numbers),
+        dtype=index_dtype(
+            source_key_bytes=max(map(len, source_keys)) or 1, num_labels=max(1, *counts) if counts else None
+        ),
+    )
+    for (name, _), values in zip(_COLUMNS, zip(*numbers, strict=True), strict=True):
+        rows[name] = values
+    rows["source_key"] = source_keys
+    if not counts:
+        rows["label"] = labels
+        return rows
+    rows["labels"] = NO_LABEL
+    for row, label in zip(rows, labels, strict=True):
+        if not isinstance(label, int):
+            row["labels"][: len(label)] = label
+    return rows
 
 
 def encode_index(rows: IndexRows) -> bytes:

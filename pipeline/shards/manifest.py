@@ -117,6 +117,19 @@ class DataSet:
         return self.splits[name]
 
 
+def shard_row(
+    name: str, *, samples: int, size_bytes: int, sha256: str, index_name: str, index: bytes
+) -> dict[str, Any]:
+    """Return a shard's row of `shardlist`; `index` are the sidecar's bytes."""
+    return {
+        "url": name,
+        "nsamples": samples,
+        "filesize": size_bytes,
+        "sha256": sha256,
+        "index": {"url": index_name, "filesize": len(index), "sha256": hashlib.sha256(index).hexdigest()},
+    }
+
+
 def publish_manifest(
     publish: Publish, *, split: str, shardlist: Sequence[dict[str, Any]], shards_at: str | None = None
 ) -> dict[str, Any]:

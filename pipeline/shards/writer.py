@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 
 from pipeline.shards.crc import shifted
-from pipeline.shards.index import INDEX_SUFFIX, NO_LABEL, IndexRows, encode_index, index_dtype
+from pipeline.shards.index import INDEX_SUFFIX, IndexRows, encode_index, make_index
+from pipeline.shards.manifest import shard_row
 from pipeline.shards.publish import Publish
 from pipeline.shards.record import END_OF_ARCHIVE, Label
 
@@ -91,39 +92,19 @@ class ShardWriter:
             index = encode_index(self._index_rows())
             with self._publish(self.index_name) as stream:
                 stream.write(index)
-        self.entry = {
-            "url": self.name,
-            "nsamples": len(self._rows),
-            "filesize": self._offset + len(END_OF_ARCHIVE),
-            "sha256": self._sha256.hexdigest(),
-            "index": {
-                "url": self.index_name,
-                "filesize": len(index),
-                "sha256": hashlib.sha256(index).hexdigest(),
-            },
-        }
+        self.entry = shard_row(
+            self.name,
+            samples=len(self._rows),
+            size_bytes=self._offset + len(END_OF_ARCHIVE),
+            sha256=self._sha256.hexdigest(),
+            index_name=self.index_name,
+            index=index,
+        )
 
     def _index_rows(self) -> IndexRows:
-        counts = [len(label) for label in self._labels if not isinstance(label, int)]
-        rows = np.zeros(
-            len(self._rows),
-            dtype=index_dtype(
-                source_key_bytes=max(map(len, self._source_keys)) or 1,
-                num_labels=max(1, *counts) if counts else None,
-            ),
-        )
-        for name, values in zip(rows.dtype.names or (), zip(*self._rows, strict=True), strict=False):
-            rows[name] = values
+        rows = make_index(self._rows, labels=self._labels, source_keys=self._source_keys)
         rest_bytes = rows["record_bytes"] - (rows["image_offset"] - rows["record_offset"])
         rows["crc32"] = shifted(rows["crc32"], rest_bytes) ^ np.array(self._rest_crcs, dtype=np.uint32)
-        rows["source_key"] = self._source_keys
-        if not counts:
-            rows["label"] = self._labels
-            return rows
-        rows["labels"] = NO_LABEL
-        for row, label in zip(rows, self._labels, strict=True):
-            if not isinstance(label, int):
-                row["labels"][: len(label)] = label
         return rows
 
 
