@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import random
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,16 +13,9 @@ from typing import Any
 
 import pytest
 
+from s3_server import s3_server
 from tiny_data import ROOT, command, run_module, tree, write_pictures
 
-S3_SERVER = """
-import sys
-from moto.server import ThreadedMotoServer
-server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-server.start()
-print(server.get_host_and_port()[1], flush=True)
-sys.stdin.read()
-"""
 OPTIONS = ("layout.resolution=16", "layout.shard_bytes=60000", "max_rejected=1", "source.val_frac=0.1")
 pytestmark = pytest.mark.slow
 
@@ -49,25 +41,10 @@ class Bucket:
 
 @pytest.fixture(scope="module")
 def bucket() -> Iterator[Bucket]:
-    boto3 = pytest.importorskip("boto3", reason="moto[server] is not installed")
-    pytest.importorskip("moto.server", reason="moto[server] is not installed")
-    serve = [sys.executable, "-c", S3_SERVER]
-    with (
-        subprocess.Popen(serve, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as server,
-        pytest.MonkeyPatch.context() as patch,
-    ):
-        try:
-            assert server.stdout is not None
-            endpoint = f"http://127.0.0.1:{int(server.stdout.readline())}"
-            settings = {"ENDPOINT_URL": endpoint, "ALLOW_HTTP": "true", "REGION": "us-east-1"}
-            for name, value in (settings | {"ACCESS_KEY_ID": "a", "SECRET_ACCESS_KEY": "b"}).items():
-                patch.setenv(f"AWS_{name}", value)
-            client = boto3.client("s3", endpoint_url=endpoint, region_name="us-east-1")
-            client.create_bucket(Bucket="bucket")
-            yield Bucket(client=client)
-            client.close()
-        finally:
-            server.terminate()
+    with s3_server() as s3, pytest.MonkeyPatch.context() as patch:
+        for name, value in s3.environment.items():
+            patch.setenv(name, value)
+        yield Bucket(client=s3.client)
 
 
 @pytest.fixture(scope="module")

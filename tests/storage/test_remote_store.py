@@ -7,7 +7,6 @@ import re
 import shutil
 import socket
 import subprocess
-import sys
 import threading
 import time
 import zipfile
@@ -24,18 +23,11 @@ from data_prep.archives.tar import walk_tar, walk_tars_concurrently
 from data_prep.archives.zip import list_zip, read_zip_entry
 from pipeline.shards.errors import DamageError, UserError
 from pipeline.storage import Store, StoredFile, open_store, remote
+from s3_server import S3, s3_server
 from tar_bytes import write_tar
 
 BODY = bytes(n * 7 % 251 for n in range(100_000))
 NAMES = ["train/a b.tar", "train/é#?%25.tar", "train-2/x+y&z=1;,@:~'()*!.bin", "plain"]
-S3_SERVER = """
-import sys
-from moto.server import ThreadedMotoServer
-server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-server.start()
-print(server.get_host_and_port()[1], flush=True)
-sys.stdin.read()
-"""
 
 
 @dataclass
@@ -293,36 +285,17 @@ def test_many_threads_read_right_bytes_from_nginx(nginx: Nginx) -> None:
         assert all(pool.map(read, range(500)))
 
 
-@dataclass
-class S3:
-    endpoint: str
-    client: Any
-
-
 @pytest.fixture(scope="module")
 def s3() -> Iterator[S3]:
-    boto3 = pytest.importorskip("boto3", reason="moto[server] is not installed")
-    pytest.importorskip("moto.server", reason="moto[server] is not installed")
-    command = [sys.executable, "-c", S3_SERVER]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as server:
-        try:
-            assert server.stdout is not None
-            endpoint = f"http://127.0.0.1:{int(server.stdout.readline())}"
-            client = boto3.client("s3", endpoint_url=endpoint, region_name="us-east-1",
-                                  aws_access_key_id="a", aws_secret_access_key="b")  # fmt: skip
-            client.create_bucket(Bucket="bucket")
-            yield S3(endpoint, client)
-            client.close()
-        finally:
-            server.terminate()
+    with s3_server() as server:
+        yield server
 
 
 @pytest.fixture
 def s3_store(s3: S3, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Store:
     """A prefix of its own for each test."""
-    environment = {"ENDPOINT_URL": s3.endpoint, "ALLOW_HTTP": "true", "REGION": "us-east-1"}
-    for name, value in (environment | {"ACCESS_KEY_ID": "a", "SECRET_ACCESS_KEY": "b"}).items():
-        monkeypatch.setenv(f"AWS_{name}", value)
+    for name, value in s3.environment.items():
+        monkeypatch.setenv(name, value)
     return open_store(f"s3://bucket/{request.node.originalname}")
 
 
