@@ -46,7 +46,7 @@ def start(out: Path, *, workers: int) -> subprocess.Popen[bytes]:
 
 
 def wait_until_none(out: Path) -> None:
-    deadline_s = time.monotonic() + 10
+    deadline_s = time.monotonic() + 60
     while processes_of(out):
         assert time.monotonic() < deadline_s, "a worker outlives its parent"
         time.sleep(0.01)

@@ -158,7 +158,7 @@ def processes_below(folder: Path) -> list[int]:
 def test_an_address_where_nothing_answers_is_one_line_within_seconds(tmp_path: Path) -> None:
     started_s = time.monotonic()
     ended = prepare_by(tmp_path / "set", "engine=ray", f"engine.address=127.0.0.1:{free_port()}")
-    assert time.monotonic() - started_s < 20
+    assert time.monotonic() - started_s < 60
     assert ended.returncode == 2
     assert "nothing answers there (" in last_line(ended)
     assert "ray start --head" in last_line(ended)

@@ -8,6 +8,7 @@ import random
 import signal
 import socket
 import sys
+import threading
 import time
 import zipfile
 from collections.abc import Callable
@@ -26,8 +27,11 @@ MD5 = f"md5:{hashlib.md5(BODY).hexdigest()}"
 SHA256 = hashlib.sha256(BODY).hexdigest()
 
 
-def fetch_body(url: str, path: Path, *, checksum: str = MD5, read_timeout_s: float = 0.5) -> None:
-    fetch_url(url, path, checksum=checksum, max_bytes=1_000_000, connect_timeout_s=0.5, read_timeout_s=read_timeout_s)
+GENEROUS_S = 30.0  # for a busy machine; whoever does not give up at all takes longer than that
+
+
+def fetch_body(url: str, path: Path, *, checksum: str = MD5, timeout_s: float = GENEROUS_S) -> None:
+    fetch_url(url, path, checksum=checksum, max_bytes=1_000_000, connect_timeout_s=timeout_s, read_timeout_s=timeout_s)
 
 
 def free_port() -> int:
@@ -62,8 +66,8 @@ def test_every_bad_answer_is_told_soon_and_leaves_no_file(
         server.habits["a.bin"] = habit
     start_s = time.monotonic()
     with pytest.raises(FetchError, match=reason):
-        fetch_body(f"{server.url}a.bin", tmp_path / "a.bin")
-    assert time.monotonic() - start_s < 5
+        fetch_body(f"{server.url}a.bin", tmp_path / "a.bin", timeout_s=0.5 if habit == "hang" else GENEROUS_S)
+    assert time.monotonic() - start_s < GENEROUS_S
     assert list(tmp_path.iterdir()) == []
     assert len(server.requests) == 1
 
@@ -72,7 +76,7 @@ def test_a_refused_connection_is_told_at_once(tmp_path: Path) -> None:
     start_s = time.monotonic()
     with pytest.raises(FetchError, match="Connection refused"):
         fetch_body(f"http://127.0.0.1:{free_port()}/a.bin", tmp_path / "a.bin")
-    assert time.monotonic() - start_s < 2
+    assert time.monotonic() - start_s < GENEROUS_S
 
 
 def test_a_server_that_never_says_a_word_is_given_up(tmp_path: Path) -> None:
@@ -80,7 +84,7 @@ def test_a_server_that_never_says_a_word_is_given_up(tmp_path: Path) -> None:
         listener.bind(("127.0.0.1", 0))
         listener.listen()
         with pytest.raises(FetchError, match="no answer in time"):
-            fetch_body(f"http://127.0.0.1:{listener.getsockname()[1]}/a.bin", tmp_path / "a.bin")
+            fetch_body(f"http://127.0.0.1:{listener.getsockname()[1]}/a.bin", tmp_path / "a.bin", timeout_s=0.5)
 
 
 def test_https_to_a_server_that_speaks_none_is_an_error_soon(tmp_path: Path, server: Server) -> None:
@@ -89,11 +93,13 @@ def test_https_to_a_server_that_speaks_none_is_an_error_soon(tmp_path: Path, ser
 
 
 def test_a_silent_name_service_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: time.sleep(3))
+    answered = threading.Event()
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: answered.wait(2 * GENEROUS_S))
     start_s = time.monotonic()
     with pytest.raises(FetchError, match="no answer in time"):
-        fetch_body("http://nowhere.example/a.bin", tmp_path / "a.bin")
-    assert time.monotonic() - start_s < 2
+        fetch_body("http://nowhere.example/a.bin", tmp_path / "a.bin", timeout_s=0.5)
+    assert time.monotonic() - start_s < GENEROUS_S
+    answered.set()
 
 
 def test_a_full_disk_is_not_taken_for_a_bad_network(tmp_path: Path, server: Server) -> None:
@@ -169,7 +175,7 @@ def test_what_a_killed_download_left_is_cleared_by_the_next(tmp_path: Path, serv
     root = tmp_path / "root"
     process = multiprocessing.get_context("spawn").Process(target=_hang_forever, args=(root,))
     process.start()
-    deadline_s = time.monotonic() + 20
+    deadline_s = time.monotonic() + 60
     while not (root / STAGING / "half.bin").exists() and time.monotonic() < deadline_s:
         time.sleep(0.02)
     os.kill(process.pid or 0, signal.SIGKILL)
@@ -228,7 +234,7 @@ def test_npm_pack_is_asked_without_scripts_and_its_file_checked(
         ("echo 'npm error code ECONNREFUSED' >&2; echo 'a log is there'; exit 7", "exit code 7: npm error code ECONN"),
         ("echo changed > t.tgz", "t.tgz has sha256 [0-9a-f]{64}, [0-9a-f]{64} wanted"),
         ("head -c 2000000 /dev/zero > t.tgz", "t.tgz has 2000000 bytes, at most 1000000"),
-        ("sleep 30 & sleep 30", "no end after 1 s"),
+        ("sleep 90 & sleep 90", "no end after 1 s"),
     ],
 )
 def test_npm_that_fails_is_told_soon_and_leaves_nothing(
@@ -238,7 +244,7 @@ def test_npm_that_fails_is_told_soon_and_leaves_nothing(
     start_s = time.monotonic()
     with pytest.raises(DownloadError, match=reason):
         fetch_all([npm(timeout_s=1)], tmp_path / "root")
-    assert time.monotonic() - start_s < 5
+    assert time.monotonic() - start_s < GENEROUS_S
     assert not (tmp_path / "root").exists()
 
 

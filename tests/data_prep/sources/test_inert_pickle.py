@@ -147,7 +147,7 @@ def test_nesting_a_million_deep_neither_recurses_nor_takes_long() -> None:
     del value
     with pytest.raises(DamageError, match="more than 2000000 operations"):
         read_pickle(b"\x80\x02" + b"N" * 3_000_000, where="x")
-    assert time.monotonic() - start_s < 20
+    assert time.monotonic() - start_s < 60
 
 
 def test_small_pickles_cannot_unpack_one_text_into_much_memory() -> None:
