@@ -18,12 +18,11 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, cast
 
-import numpy as np
-import numpy.typing as npt
 import pyarrow.parquet as pq
 
 from data_prep.card.sizes import SizeHistogram
 from data_prep.card.stored_set import publish_content_crcs
+from data_prep.channel_sums import ChannelSums
 from data_prep.config import PrepareConfig
 from data_prep.encode import Box, Stored, make_encoder
 from data_prep.plan import read_planned_shard
@@ -103,17 +102,9 @@ class _Tally:
     """What a task counts on its way."""
 
     rejected: list[tuple[int, dict[str, Any]]] = field(default_factory=list)
-    sums: npt.NDArray[np.int64] | None = None
-    num_pixels: int = 0
+    sums: ChannelSums = field(default_factory=ChannelSums)
     source_sizes: SizeHistogram = field(default_factory=SizeHistogram)
     seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(STAGES, 0.0))
-
-    def add(self, stored: Stored) -> None:
-        self.source_sizes.add(stored.source_width, stored.source_height)
-        if stored.channel_sums is not None and stored.channel_square_sums is not None:
-            both = np.stack([stored.channel_sums, stored.channel_square_sums])
-            self.sums = both if self.sums is None else self.sums + both
-            self.num_pixels += stored.num_pixels
 
 
 def build_shard(task: ShardTask, report: ReportProgress = lambda _items, _bytes: None) -> dict[str, Any]:
@@ -144,12 +135,13 @@ def build_shard(task: ShardTask, report: ReportProgress = lambda _items, _bytes:
     if writer.entry:
         publish_content_crcs(store, split=task.split, shard=writer.name, crcs=writer.image_crcs)
     tally.seconds["writing"] += time.perf_counter() - started_s
+    sums, square_sums = ([], []) if (totals := tally.sums.totals()) is None else totals.tolist()
     receipt = {
         "entry": writer.entry,
         "rejected": [entry for _, entry in sorted(tally.rejected, key=lambda pair: pair[0])],
-        "num_pixels": tally.num_pixels,
-        "channel_sums": [] if tally.sums is None else tally.sums[0].tolist(),
-        "channel_square_sums": [] if tally.sums is None else tally.sums[1].tolist(),
+        "num_pixels": tally.sums.num_pixels,
+        "channel_sums": sums,
+        "channel_square_sums": square_sums,
         "source_sizes": tally.source_sizes.to_plain(),
         "seconds": tally.seconds,
     }
@@ -168,6 +160,7 @@ def _encode(task: ShardTask, rows: list[Row], tally: _Tally, report: ReportProgr
     config = task.config
     source = opened_source(config)
     encoder = make_encoder(config.layout, native_shape=source.native_shape, label_bytes=task.label_bytes)
+    tally.sums = encoder.sums
     records: dict[int, Stored] = {}
     num_items = num_bytes = 0
     asked_s = time.perf_counter()
@@ -192,7 +185,7 @@ def _encode(task: ShardTask, rows: list[Row], tally: _Tally, report: ReportProgr
                 raise too_many_rejected([entry for _, entry in tally.rejected], config) from None
         else:
             records[row["row"]] = stored
-            tally.add(stored)
+            tally.source_sizes.add(stored.source_width, stored.source_height)
             num_bytes += len(stored.record)
         num_items += 1
         if num_items == PROGRESS_ITEMS:

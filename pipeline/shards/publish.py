@@ -29,7 +29,7 @@ def publish(path: Path) -> Iterator[BinaryIO]:
     """Yield a binary stream, named as the part file, whose bytes appear at `path` when the block ends well."""
     part = path.with_name(f".{path.name}.{secrets.token_hex(4)}{PART_SUFFIX}")
     try:
-        with part.open("xb") as stream:
+        with part.open("xb", buffering=1 << 18) as stream:
             yield stream
             stream.flush()
             os.fsync(stream.fileno())
