@@ -7,13 +7,11 @@ import re
 import shutil
 import socket
 import subprocess
-import threading
 import time
 import zipfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +19,12 @@ import pytest
 
 from data_prep.archives.tar import walk_tar, walk_tars_concurrently
 from data_prep.archives.zip import list_zip, read_zip_entry
+from loopback import QuietHandler, free_port, listening
 from pipeline.shards.errors import DamageError, UserError
 from pipeline.storage import Store, StoredFile, open_store, remote
 from s3_server import S3, s3_server
 from tar_bytes import write_tar
+from waiting import wait_until
 
 BODY = bytes(n * 7 % 251 for n in range(100_000))
 NAMES = ["train/a b.tar", "train/é#?%25.tar", "train-2/x+y&z=1;,@:~'()*!.bin", "plain"]
@@ -43,7 +43,7 @@ def bad_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[BadServer]:
     monkeypatch.setattr(remote, "BODY_RETRY_DELAYS_S", (0.01, 0.01))
     state = BadServer()
 
-    class Handler(BaseHTTPRequestHandler):
+    class Handler(QuietHandler):
         protocol_version = "HTTP/1.1"
 
         def do_HEAD(self) -> None:
@@ -97,17 +97,9 @@ def bad_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[BadServer]:
             span = f"bytes {first}-{end - 1}/{len(BODY)}"
             self.start(206, {"Content-Length": length or end - first, "Content-Range": span}, body)
 
-        def log_message(self, format: str, *args: object) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, args=(0.05,))
-    thread.start()
-    state.url = f"http://127.0.0.1:{server.server_port}/data"
-    yield state
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with listening(Handler) as url:
+        state.url = f"{url}/data"
+        yield state
 
 
 @pytest.mark.parametrize("habit", ["none", "500-twice", "503-twice", "reset-twice", "cut-twice", "short-twice"])
@@ -144,9 +136,7 @@ def test_never_other_bytes_than_asked_but_one_line_with_url_and_range(
 
 def refusing_url() -> str:
     """Return a URL of a port at which nobody listens."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return f"http://127.0.0.1:{listener.getsockname()[1]}/data"
+    return f"http://127.0.0.1:{free_port()}/data"
 
 
 @pytest.mark.parametrize(
@@ -195,6 +185,11 @@ class Nginx:
     root: Path
 
 
+def answers(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
 @pytest.fixture(scope="module")
 def nginx(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nginx]:
     program = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
@@ -203,9 +198,7 @@ def nginx(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nginx]:
     folder = tmp_path_factory.mktemp("nginx")
     (folder / "www" / "data").mkdir(parents=True)
     folder.chmod(0o755)
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port = listener.getsockname()[1]
+    port = free_port()
     places = " ".join(
         f"{kind}_temp_path {folder}/{kind};" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
     )
@@ -216,11 +209,7 @@ def nginx(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nginx]:
     command = [program, "-p", str(folder), "-c", str(folder / "nginx.conf"), "-e", "stderr"]
     with subprocess.Popen(command, stderr=subprocess.DEVNULL) as server:
         try:
-            for _ in range(100):
-                with socket.socket() as probe:
-                    if probe.connect_ex(("127.0.0.1", port)) == 0:
-                        break
-                time.sleep(0.05)
+            wait_until(lambda: answers(port), what="the start of nginx")
             yield Nginx(f"http://127.0.0.1:{port}/data", folder / "www" / "data")
         finally:
             server.terminate()

@@ -6,10 +6,10 @@ import json
 import re
 import shutil
 import subprocess
-import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from html import unescape
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +19,7 @@ from PIL import Image
 
 from data_prep.card.page import make_card
 from data_prep.card.sizes import SizeHistogram
+from loopback import QuietHandler, listening
 from pipeline.shards.record import PackedLayout
 from tiny_data import random_pixels
 
@@ -65,38 +66,31 @@ for (const width of {list(WIDTHS)}) {{
 </script>"""
 
 
+@dataclass
 class Site:
-    """A server on loopback that gives pages out by name and remembers what was asked for."""
+    """A server on loopback and what it was asked for."""
 
-    def __init__(self, pages: dict[str, str]) -> None:
-        self.asked: list[str] = []
-        site = self
+    url: str
+    asked: list[str]
 
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                site.asked.append(self.path)
-                page = pages.get(self.path.lstrip("/"), "").encode()
-                self.send_response(200 if page else 404)
-                self.send_header("Content-Type", "text/html; charset=utf-8")
-                self.send_header("Content-Length", str(len(page)))
-                self.end_headers()
-                self.wfile.write(page)
 
-            def log_message(self, format: str, *args: object) -> None:
-                pass
+@contextmanager
+def serving(pages: dict[str, str]) -> Iterator[Site]:
+    """Give pages out by name."""
+    asked: list[str] = []
 
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server.server_port}/"
+    class Handler(QuietHandler):
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            page = pages.get(self.path.lstrip("/"), "").encode()
+            self.send_response(200 if page else 404)
+            self.send_header("Content-Type", "text/html; charset=utf-8")
+            self.send_header("Content-Length", str(len(page)))
+            self.end_headers()
+            self.wfile.write(page)
 
-    def __enter__(self) -> Site:
-        self.thread = threading.Thread(target=self.server.serve_forever)
-        self.thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.server.shutdown()
-        self.thread.join()
-        self.server.server_close()
+    with listening(Handler) as url:
+        yield Site(url=f"{url}/", asked=asked)
 
 
 def browse(url: str, folder: Path, *options: str) -> tuple[str, list[str]]:
@@ -141,7 +135,7 @@ def card(tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.fixture
 def site(card: str) -> Iterator[Site]:
     tempting = card.replace("<main>", '<main><img alt="" src="outside.png"><script src="outside.js"></script>')
-    with Site({"card.html": card, "frames.html": FRAMES, "tempting.html": tempting}) as opened:
+    with serving({"card.html": card, "frames.html": FRAMES, "tempting.html": tempting}) as opened:
         yield opened
 
 

@@ -6,7 +6,8 @@ import os
 import subprocess
 from pathlib import Path
 
-from tiny_data import ROOT, command
+from started import start
+from tiny_data import ROOT, command, write_pictures
 
 # 8 and 2 shards.
 SYNTHETIC = ["source=synthetic", "source.samples=700", "source.val_samples=100", "layout.resolution=32"]
@@ -59,19 +60,19 @@ def prepare_by(
 
 
 def start_by(out: Path, *options: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        command("data_prep", *SYNTHETIC, *options, f"out={out.name}"),
-        cwd=out.parent,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
+    return start(out.parent, *SYNTHETIC, *options, f"out={out.name}")
 
 
-def num_receipts(out: Path) -> int:
-    return len(list((out / "plan").glob("*.receipt.json")))
+def check_a_tasks_own_error(folder: Path, *engine: str, environment: dict[str, str] | None = None) -> None:
+    """Prepare a folder with a bad picture by an engine: the error must be one line, and nothing half done be left."""
+    write_pictures(folder / "pets", num_each=6)
+    (folder / "pets" / "cat" / "bad.png").write_bytes(b"no picture")
+    source = ["source=folder", "source.root=pets", "layout.shard_bytes=20000"]
+    ended = prepare_by(folder / "set", *engine, source=source, environment=environment)
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert last_line(ended).startswith("error: cat/bad.png: ")
+    assert "max_rejected=0" in last_line(ended)
+    assert not list((folder / "set").rglob(".*.part"))
 
 
 def last_line(ended: subprocess.CompletedProcess[str]) -> str:

@@ -6,15 +6,16 @@ import os
 import signal
 import stat
 import subprocess
-import time
 from pathlib import Path
 
 import pytest
 
 from data_prep.config import Cluster, SlurmEngineConfig
-from engine_runs import JOBS, killed_at, last_line, num_receipts, prepare_by, start_by, times_built
+from engine_runs import JOBS, check_a_tasks_own_error, killed_at, last_line, prepare_by, start_by, times_built
 from pipeline.shards.errors import UserError
-from tiny_data import tree, write_pictures
+from started import check_ctrl_c, wait_for_shards
+from tiny_data import tree
+from waiting import wait_until
 
 pytest.importorskip("submitit")
 
@@ -64,15 +65,7 @@ def test_a_shard_that_is_lost_with_every_job_is_named_with_the_log(tmp_path: Pat
 
 @pytest.mark.slow
 def test_a_tasks_own_error_is_one_line(tmp_path: Path) -> None:
-    write_pictures(tmp_path / "pets", num_each=6)
-    (tmp_path / "pets" / "cat" / "bad.png").write_bytes(b"no picture")
-    ended = prepare_by(
-        tmp_path / "set", *JOBS, source=["source=folder", "source.root=pets", "layout.shard_bytes=20000"]
-    )
-    assert (ended.returncode, ended.stdout) == (2, "")
-    assert last_line(ended).startswith("error: cat/bad.png: ")
-    assert "max_rejected=0" in last_line(ended)
-    assert not list((tmp_path / "set").rglob(".*.part"))
+    check_a_tasks_own_error(tmp_path, *JOBS)
 
 
 @pytest.mark.slow
@@ -81,15 +74,13 @@ def test_jobs_outlive_their_killed_driver_and_end_when_the_command_is_typed_agai
 ) -> None:
     out = tmp_path / "set"
     process = start_by(out, *JOBS)
-    deadline_s = time.monotonic() + 60
-    while num_receipts(out) < 1 and process.poll() is None and time.monotonic() < deadline_s:
-        time.sleep(0.005)
+    wait_for_shards(process, out, 1)
     os.kill(process.pid, signal.SIGKILL)
     process.communicate()
     assert not (out / "dataset.json").exists()
     ended = prepare_by(out, "engine.workers=2")
     assert ended.returncode == 0, ended.stderr
-    time.sleep(1)
+    wait_until(lambda: not jobs_of(tmp_path), what="the end of the killed driver's jobs")
     assert tree(out) == by_one_process
 
 
@@ -97,17 +88,15 @@ def test_jobs_outlive_their_killed_driver_and_end_when_the_command_is_typed_agai
 def test_ctrl_c_ends_the_jobs_too(tmp_path: Path) -> None:
     out = tmp_path / "set"
     process = start_by(out, *JOBS, "source.samples=200000")
-    deadline_s = time.monotonic() + 60
-    while num_receipts(out) < 2 and process.poll() is None and time.monotonic() < deadline_s:
-        time.sleep(0.05)
-    os.killpg(process.pid, signal.SIGINT)
-    stdout, stderr = process.communicate(timeout=60)
-    assert (process.returncode, stdout) == (130, "")
-    assert stderr.splitlines()[-1] == "error: interrupted"
-    assert "Traceback" not in stderr
-    assert not list(out.rglob(".*.part"))
-    found = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
-    assert str(tmp_path) not in found
+    wait_for_shards(process, out, 2)
+    check_ctrl_c(process, out)
+    wait_until(lambda: not jobs_of(tmp_path), what="the end of the jobs")
+
+
+def jobs_of(folder: Path) -> list[str]:
+    """Return the command lines of living processes that name a folder, as those of submitit's jobs do."""
+    told = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
+    return [line for line in told.splitlines() if str(folder) in line]
 
 
 def test_without_slurm_it_says_where_to_type_the_command(tmp_path: Path) -> None:

@@ -5,13 +5,12 @@ from __future__ import annotations
 import gzip
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import suppress
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from loopback import QuietHandler, listening
 from tiny_sets import Server, TinyCifar, idx_bytes
 
 
@@ -45,7 +44,7 @@ def server() -> Iterator[Server]:
     end = threading.Event()
     state = Server(url="", files={}, habits={}, requests=[])
 
-    class Handler(BaseHTTPRequestHandler):
+    class Handler(QuietHandler):
         def do_GET(self) -> None:
             state.requests.append(self.path)
             body = state.files.get(self.path.lstrip("/"))
@@ -65,22 +64,10 @@ def server() -> Iterator[Server]:
             else:
                 self.wfile.write(body[: len(body) // 2] if habit == "cut" else body)
 
-        def handle(self) -> None:
-            with suppress(ConnectionError):
-                super().handle()
-
-        def log_message(self, *args: object) -> None:
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as httpd:
-        httpd.daemon_threads = True
-        thread = threading.Thread(target=httpd.serve_forever, kwargs={"poll_interval": 0.02})
-        thread.start()
-        state.url = f"http://127.0.0.1:{httpd.server_port}/"
+    with listening(Handler) as url:
+        state.url = f"{url}/"
         yield state
         end.set()
-        httpd.shutdown()
-        thread.join()
 
 
 @pytest.fixture(autouse=True)
