@@ -2,6 +2,7 @@
 
     python -m benchmarks.listing                            # 1,000 class tars of 1,281 images, as ImageNet's train tar
     python -m benchmarks.listing --classes 20 --images 50 --repeats 1
+    python -m benchmarks.listing --classes 19167 --images 741 --image-bytes 200 900     # 14 million, in 20 GB of disk
 
 The tar is sparse: its headers are written, its contents are holes, so that 140 GB take about 5 GB of disk. In one run,
 taking turns, from a warm page cache:
@@ -40,13 +41,14 @@ def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.listing", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--classes", type=int, default=1_000, help="class tars")
     parser.add_argument("--images", type=int, default=1_281, help="images in each")
+    parser.add_argument("--image-bytes", type=int, nargs=2, default=IMAGE_BYTES, help="least and most of an image")
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 4, 16])
     parser.add_argument("--repeats", type=int, default=3, help="turns")
     parser.add_argument("--cache", type=Path, default=Path(), help="where the temporary folder is made")
     options = parser.parse_args(argv)
     with tempfile.TemporaryDirectory(dir=options.cache) as folder:
         path = Path(folder) / NAME
-        write_tar_of_tars(path, classes=options.classes, images=options.images)
+        write_tar_of_tars(path, classes=options.classes, images=options.images, image_bytes=options.image_bytes)
         num_members = options.classes * options.images
         candidates: dict[str, Callable[[], float]] = {}
         for cold in (False, True):
@@ -70,7 +72,7 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def write_tar_of_tars(path: Path, *, classes: int, images: int) -> None:
+def write_tar_of_tars(path: Path, *, classes: int, images: int, image_bytes: tuple[int, int]) -> None:
     """Write a tar of class tars whose members' contents are holes."""
     sizes = random.Random(0)
     offset = 0
@@ -79,7 +81,7 @@ def write_tar_of_tars(path: Path, *, classes: int, images: int) -> None:
             start = offset
             offset += BLOCK_BYTES
             for image in range(images):
-                size_bytes = sizes.randint(*IMAGE_BYTES)
+                size_bytes = sizes.randint(*image_bytes)
                 os.pwrite(stream.fileno(), ustar_header(f"n{number:08d}_{image}.JPEG", size_bytes), offset)
                 offset += BLOCK_BYTES + padded_bytes(size_bytes)
             offset += len(END_OF_ARCHIVE)

@@ -21,7 +21,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
         ("loader", ["--samples", "200", "--batch-size", "16", "--epochs", "1", "--cache", "{folder}"], 7),
         ("train_wait", ["--samples", "300", "--steps", "3", "--ranks", "1", "--cache", "{folder}"], 2),
         ("prepare", ["--samples", "50", "--jpegs", ""], 2),
-        ("prepare_limits", ["--images", "20", "--jpegs", "{folder}/jpegs.tar"], 6),
+        ("prepare_limits", ["--images", "20", "--jpegs", "{folder}/jpegs.tar"], 8),
         ("memory", ["--samples", "100", "3000", "--seconds", "60", "--cache", "{folder}"], 2),
         ("decode", ["--images", "3", "--resolutions", "32", "--jpegs", ""], 11),
         ("listing", ["--classes", "5", "--images", "20", "--threads", "1", "2", "--cache", "{folder}"], 5),
