@@ -1,11 +1,14 @@
-"""Parquet files of strangers, read by row groups with a small cache.
+"""Parquet files of strangers: labels by row groups, images one by one.
 
     files = OpenFiles(store)
     for labels in files.labels(path, columns=columns):      # an Arrow array a row group
         ...
     files.image(path, 4711, columns=columns)                # the bytes in row 4,711
 
-Safe to be called from several threads: one reads a row group, the others wait for it and take their rows from it.
+The first image asked of a row group has the places of all of them looked up (parquet_places.py), which are kept, so
+that each is read alone. Where images cannot be had alone, they are read with the whole row group; the last few groups
+are kept. From a server a column is looked through whole, as a thousand small requests cost more, and kept likewise.
+Safe to be called from several threads: one looks through or reads a row group, the others wait for it.
 """
 
 from __future__ import annotations
@@ -22,6 +25,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data_prep.sources.parquet_columns import Columns
+from data_prep.sources.parquet_headers import ContentError
+from data_prep.sources.parquet_places import Chunk, Places, find_places
+from data_prep.sources.parquet_snappy import ReadAt
+from data_prep.sources.rows import check_image_bytes
 from data_prep.store_file import open_stored
 from pipeline.shards.errors import DamageError, UserError
 from pipeline.storage import Store
@@ -29,6 +36,9 @@ from pipeline.storage import Store
 MAX_GROUP_BYTES = 2 << 30
 MAX_OPEN_FILES = 8
 MAX_GROUPS = 2
+MAX_PLACES_BYTES = 64 << 20
+LOCAL_WINDOW_BYTES = 1 << 10
+REMOTE_WINDOW_BYTES = 128 << 20
 
 
 class OpenFiles:
@@ -39,6 +49,9 @@ class OpenFiles:
         self._lock = Lock()
         self._files: OrderedDict[str, tuple[pq.ParquetFile, npt.NDArray[np.int64]]] = OrderedDict()
         self._groups: OrderedDict[tuple[str, int], pa.Array] = OrderedDict()
+        self._places: OrderedDict[tuple[str, int], Places | None] = OrderedDict()
+        self._places_bytes = 0
+        self._windows: OrderedDict[tuple[str, int], _Window] = OrderedDict()
 
     def shown(self, path: str) -> str:
         """Return a file's name for people."""
@@ -79,6 +92,7 @@ class OpenFiles:
         """Return the bytes of one row's image, None where it has none.
 
         Raises:
+            Rejected: longer than any image.
             UserError: a row group of more than 2 GiB, or the file is not what it was when it was listed.
             DamageError: a damaged file.
         """
@@ -87,14 +101,62 @@ class OpenFiles:
             if not 0 <= row < starts[-1]:
                 raise UserError(f"{self.shown(path)}: has no row {row}; it is not what it was when it was listed")
             number = int(np.searchsorted(starts, row, side="right")) - 1
+            row_of_group = row - int(starts[number])
+            if (path, number) not in self._places:
+                self._keep_places(path, number, self._find_places(path, file, number, columns))
+            self._places.move_to_end((path, number))
+            places, window = self._places[path, number], self._windows.get((path, number))
+        if places is not None:
+            try:
+                size_bytes = places.size_of(row_of_group)
+                if size_bytes is None:
+                    return None
+                check_image_bytes(size_bytes)
+                return places.read(window or self._direct(path), row_of_group)
+            except ContentError:  # a place that leads nowhere: pyarrow has the last word
+                pass
+        return self._image_of_group(path, number, row_of_group, columns)
+
+    def _image_of_group(self, path: str, number: int, row_of_group: int, columns: Columns) -> bytes | None:
+        with self._lock, self._explain(path):
             group = self._groups.get((path, number))
             if group is None:
-                group = self._read_images(path, file, number, columns)
+                group = self._read_images(path, self._opened(path)[0], number, columns)
                 self._groups[path, number] = group
                 while len(self._groups) > MAX_GROUPS:
                     self._groups.popitem(last=False)
-            value: Any = group[row - int(starts[number])]
+            value: Any = group[row_of_group]
         return bytes(value.as_buffer()) if value.is_valid else None
+
+    def _find_places(self, path: str, file: pq.ParquetFile, number: int, columns: Columns) -> Places | None:
+        """Return where a row group's images lie, None where they cannot be read one by one."""
+        self._check_columns(path, file, columns)
+        chunk = _chunk_of(file, number, columns)
+        if chunk is None:
+            return None
+        is_remote = self._store.local_path(path) is None
+        window = _Window(
+            self._direct(path), chunk, window_bytes=REMOTE_WINDOW_BYTES if is_remote else LOCAL_WINDOW_BYTES
+        )
+        try:
+            places = find_places(window, chunk)
+        except (ContentError, DamageError):  # another kind of column, or damage: pyarrow has the last word
+            return None
+        if is_remote and chunk.stored_bytes <= REMOTE_WINDOW_BYTES:
+            self._windows[path, number] = window
+            while len(self._windows) > MAX_GROUPS:
+                self._windows.popitem(last=False)
+        return places
+
+    def _keep_places(self, path: str, number: int, places: Places | None) -> None:
+        self._places[path, number] = places
+        self._places_bytes += places.memory_bytes if places else 0
+        while self._places_bytes > MAX_PLACES_BYTES and len(self._places) > 1:
+            _, dropped = self._places.popitem(last=False)
+            self._places_bytes -= dropped.memory_bytes if dropped else 0
+
+    def _direct(self, path: str) -> ReadAt:
+        return lambda position, size_bytes: self._store.read_at(path, offset=position, size_bytes=size_bytes)
 
     def _read_images(self, path: str, file: pq.ParquetFile, number: int, columns: Columns) -> pa.Array:
         self._check_columns(path, file, columns)
@@ -117,7 +179,7 @@ class OpenFiles:
     def _opened(self, path: str) -> tuple[pq.ParquetFile, npt.NDArray[np.int64]]:
         """Return a file and the rows at which its row groups start, its own number of rows last."""
         if path not in self._files:
-            file = pq.ParquetFile(open_stored(self._store, path), pre_buffer=False)
+            file = pq.ParquetFile(open_stored(self._store, path).detach(), pre_buffer=False)
             rows = [file.metadata.row_group(number).num_rows for number in range(file.num_row_groups)]
             if min(rows, default=0) < 0:
                 raise DamageError(f"{self.shown(path)}: a row group of {min(rows)} rows; damaged")
@@ -145,6 +207,49 @@ class OpenFiles:
         except (pa.ArrowException, OSError, ValueError, OverflowError) as error:
             told = " ".join(str(error).split())[:300]
             raise DamageError(f"{self.shown(path)}: not Parquet, or damaged ({told}); get the file again") from None
+
+
+class _Window:
+    """A column chunk's bytes, read `window_bytes` at once; what lies in the last such piece comes from memory."""
+
+    def __init__(self, read_at: ReadAt, chunk: Chunk, *, window_bytes: int) -> None:
+        self._read_at = read_at
+        self._end = chunk.start + chunk.stored_bytes
+        self._window_bytes = window_bytes
+        self._held: tuple[int, bytes] = 0, b""
+
+    def __call__(self, position: int, size_bytes: int) -> bytes:
+        start, held = self._held
+        if not start <= position <= position + size_bytes <= start + len(held):
+            if position + size_bytes > self._end:
+                raise ContentError("goes on behind its column")
+            wanted_bytes = min(max(size_bytes, self._window_bytes), self._end - position)
+            start, held = self._held = position, self._read_at(position, wanted_bytes)
+        return held[position - start : position - start + size_bytes]
+
+
+def _chunk_of(file: pq.ParquetFile, number: int, columns: Columns) -> Chunk | None:
+    """Return where a row group has its images, None where they are none of a kind that is read one by one."""
+    group = file.metadata.row_group(number)
+    found = [column for column in range(group.num_columns) if file.schema.column(column).path == columns.image_leaf]
+    if len(found) != 1:
+        return None
+    stored, kind = group.column(found[0]), file.schema.column(found[0])
+    if stored.compression not in ("UNCOMPRESSED", "SNAPPY") or stored.physical_type != "BYTE_ARRAY":
+        return None
+    if kind.max_repetition_level or stored.file_path:
+        return None
+    # Some writers put 0 where there is no dictionary.
+    start = min(stored.dictionary_page_offset or stored.data_page_offset, stored.data_page_offset)
+    if start < len(b"PAR1") or stored.total_compressed_size < 0:
+        return None
+    return Chunk(
+        start=start,
+        stored_bytes=stored.total_compressed_size,
+        num_rows=group.num_rows,
+        is_snappy=stored.compression == "SNAPPY",
+        max_level=kind.max_definition_level,
+    )
 
 
 def _one_array(table: pa.Table) -> pa.Array:

@@ -37,9 +37,9 @@ def write_hub(path: Path, numbers: range, *, features: Features | None = None, l
     Dataset.from_dict(rows, features=features).to_parquet(str(path), batch_size=10)
 
 
-def write_plain(path: Path, *, row_group_size: int | None = None, **columns: Any) -> None:
+def write_plain(path: Path, *, row_group_size: int | None = None, compression: str = "snappy", **columns: Any) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(pa.table(columns), path, row_group_size=row_group_size)
+    pq.write_table(pa.table(columns), path, row_group_size=row_group_size, compression=compression)
 
 
 def listed(source: ParquetSource) -> dict[str, list[tuple[str, Any, bytes]]]:
@@ -191,15 +191,21 @@ def test_a_folder_without_parquet_is_named(tmp_path: Path) -> None:
 
 
 def test_too_large_a_row_group_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write_plain(tmp_path / "train.parquet", image=[b"x" * 1000, b"y" * 1000], label=["a", "b"])
+    write_plain(tmp_path / "train.parquet", image=[b"x" * 1000, b"y" * 1000], label=["a", "b"], compression="gzip")
     monkeypatch.setattr(parquet_files, "MAX_GROUP_BYTES", 500)
     with pytest.raises(UserError, match="write the file anew with smaller row groups"):
         open_parquet(str(tmp_path)).read(path="train.parquet", offset=0, size_bytes=0)
 
 
-def test_reading_in_order_reads_each_row_group_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_images_that_cannot_be_had_alone_are_read_by_row_groups_each_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     write_plain(
-        tmp_path / "train.parquet", image=[content_of(n) for n in range(100)], label=["a"] * 100, row_group_size=9
+        tmp_path / "train.parquet",
+        image=[content_of(n) for n in range(100)],
+        label=["a"] * 100,
+        row_group_size=9,
+        compression="zstd",
     )
     source = open_parquet(str(tmp_path))
     groups: list[int] = []
