@@ -348,6 +348,9 @@ class IndexConfig:
     val: str = field(default="*val*", metadata={"help": "pattern of the paths of the validation tars"})
     label_field: str = field(default="label", metadata={"help": "field of the .json members that holds the label"})
     classes: str | None = field(default=None, metadata={"help": "file of class names, one a line; null: the labels"})
+    image: str | None = field(
+        default=None, metadata={"help": "the member that is the image, as in jpg or left.png; null: by its extension"}
+    )
     workers: int | None = field(default=None, metadata={"help": "tars read at once; null: one a core"})
     max_rejected: int = field(default=0, metadata={"help": "bad samples that may be left out before it is an error"})
 

@@ -25,7 +25,7 @@ from data_prep.card.page import CARD_FILE, write_card
 from data_prep.config import IndexConfig
 from data_prep.progress import Progress
 from data_prep.shard_task import PLAN_FOLDER, RECEIPT_SUFFIX
-from data_prep.sources.webdataset import Found, WebDatasetSource, open_webdataset
+from data_prep.sources.webdataset import Found, OptionNames, WebDatasetSource, open_webdataset
 from data_prep.view import data_set_view
 from pipeline.shards.errors import UserError
 from pipeline.shards.manifest import (
@@ -44,6 +44,7 @@ from pipeline.storage import Store, is_local, open_store
 log = logging.getLogger(__name__)
 
 MAX_RECEIPT_BYTES = 1 << 30
+OPTION_NAMES = OptionNames(root="path", train="train", val="val", label_field="label_field", classes="classes")
 Receipt = dict[str, Any]
 
 
@@ -55,7 +56,13 @@ def adopt(config: IndexConfig) -> DataSet:
         DamageError: a damaged tar.
     """
     source = open_webdataset(
-        config.path, train=config.train, val=config.val, label_field=config.label_field, classes=config.classes
+        config.path,
+        train=config.train,
+        val=config.val,
+        label_field=config.label_field,
+        classes=config.classes,
+        image=config.image,
+        options=OPTION_NAMES,
     )
     out = open_store(_out_of(config, source))
     if out.size_of(DATA_SET_FILE) is not None:
@@ -65,6 +72,7 @@ def adopt(config: IndexConfig) -> DataSet:
     receipts = {split: _receipts(source, split, out, config) for split in source.splits}
     rejected = [row for rows in receipts.values() for receipt in rows for row in receipt["rejected"]]
     splits: dict[str, Any] = {}
+    chosen = {} if config.image is None else {"image": config.image}
     for split, rows in receipts.items():
         shardlist = [receipt["entry"] for receipt in rows if receipt["entry"]]
         if not shardlist:
@@ -85,7 +93,7 @@ def adopt(config: IndexConfig) -> DataSet:
             "splits": splits,
             "statistics": None,
             "rejected": publish_rejected(out.publish, rejected),
-            "provenance": {"adopted": {"path": config.path, "label_field": config.label_field}},
+            "provenance": {"adopted": {"path": config.path, "label_field": config.label_field, **chosen}},
         },
     )
     for file in out.list_files(PLAN_FOLDER):
@@ -175,9 +183,7 @@ def _in_order(
     try:
         for tar, found in groupby(source.samples(split), key=lambda one: one.tar):
             name = f"{PLAN_FOLDER}/{split}-{number_of[tar]:06d}{RECEIPT_SUFFIX}"
-            waiting.append(
-                (tar, pool.submit(_receipt, source.store, split, name, tar, list(found), out, choices=choices))
-            )
+            waiting.append((tar, pool.submit(_receipt, source, split, name, tar, list(found), out, choices=choices)))
             if len(waiting) > 2 * pool._max_workers:
                 first, future = waiting.pop(0)
                 yield first, future.result()
@@ -189,22 +195,24 @@ def _in_order(
 
 
 def _choices(source: WebDatasetSource, config: IndexConfig) -> str:
-    """Return a checksum of what decides a sidecar's labels besides its tar; without `classes=`, that is every tar."""
-    spelled = json.dumps([config.label_field, source.task.value, source.classes])
+    """Return a checksum of what decides a sidecar's rows besides its tar; without `classes=`, that is every tar."""
+    spelled = json.dumps([config.image, config.label_field, source.task.value, source.classes])
     return hashlib.sha256(spelled.encode()).hexdigest()
 
 
-def _receipt(store: Store, split: str, name: str, tar: str, found: list[Found], out: Store, *, choices: str) -> Receipt:
+def _receipt(
+    source: WebDatasetSource, split: str, name: str, tar: str, found: list[Found], out: Store, *, choices: str
+) -> Receipt:
     """Index one tar, or take what an earlier run left of it."""
     identity = {
         "tar": tar,
-        "size_bytes": store.size_of(tar),
-        "modified_ns": _modified_ns(store, tar),
+        "size_bytes": source.store.size_of(tar),
+        "modified_ns": _modified_ns(source.store, tar),
         "choices": choices,
     }
     if (receipt := _stored(out, name, split)) is not None and receipt["identity"] == identity:
         return receipt
-    indexed = index_tar(store, tar, found, url=tar.rpartition("/")[2])
+    indexed = index_tar(source.store, tar, found, url=tar.rpartition("/")[2], reasons=source.reasons)
     if indexed.content is not None and indexed.entry is not None:
         with out.publish(f"{split}/{indexed.entry['index']['url']}") as stream:
             stream.write(indexed.content)

@@ -19,8 +19,7 @@ from typing import Any
 from data_prep.config import MAX_PIXELS_LIMIT, EncodedLayoutConfig
 from data_prep.encode import image_size
 from data_prep.sources.base import Rejected
-from data_prep.sources.webdataset import REASONS, Found
-from data_prep.sources.webdataset_samples import image_of
+from data_prep.sources.webdataset import Found
 from data_prep.store_file import open_stored
 from pipeline.shards.index import INDEX_SUFFIX, encode_index, make_index
 from pipeline.shards.manifest import shard_row
@@ -47,7 +46,7 @@ class IndexedTar:
     rejected: list[tuple[str, str]]
 
 
-def index_tar(store: Store, name: str, found: Sequence[Found], *, url: str) -> IndexedTar:
+def index_tar(store: Store, name: str, found: Sequence[Found], *, url: str, reasons: Sequence[str]) -> IndexedTar:
     """Read a tar once and return its sidecar.
 
     Args:
@@ -55,6 +54,7 @@ def index_tar(store: Store, name: str, found: Sequence[Found], *, url: str) -> I
         name: its name there.
         found: all its samples, in their order.
         url: its name in the manifest.
+        reasons: why a sample cannot be had, by number.
     """
     sha256 = hashlib.sha256()
     rows: list[tuple[tuple[int, ...], int | list[int], bytes]] = []
@@ -70,6 +70,8 @@ def index_tar(store: Store, name: str, found: Sequence[Found], *, url: str) -> I
             content = stream.read(end - start)
             sha256.update(content)
             try:
+                if sample.reason is not None:
+                    raise Rejected(reasons[sample.reason])
                 row = _row(sample, content, start)
             except Rejected as reason:
                 rejected.append((f"{name}/{sample.sample.key}", str(reason)))
@@ -106,10 +108,8 @@ def _hash_until(stream: io.BufferedReader, offset: int, sha256: Any) -> None:
 
 
 def _row(found: Found, content: bytes, start: int) -> tuple[int, ...]:
-    """Return the numbers of a sidecar's row. Raises Rejected for a sample that cannot be had."""
-    if found.reason is not None:
-        raise Rejected(REASONS[found.reason])
-    image = image_of(found.sample)
+    """Return the numbers of a sidecar's row. Raises Rejected for an image that cannot be had."""
+    image = found.image
     assert image is not None
     place = image.offset - start
     width, height = image_size(content[place : place + image.size_bytes], config=_LIMITS)

@@ -49,11 +49,12 @@ def checked_classes(names: Iterable[Any], *, where: str) -> tuple[str, ...]:
     return tuple(first)
 
 
-def read_classes_file(location: str) -> tuple[str, ...]:
+def read_classes_file(location: str, *, option: str = "source.classes") -> tuple[str, ...]:
     """Read a file of class names, one a line; the line's number, from 0, is the class number.
 
     Args:
         location: a path or a URL.
+        option: what the user calls it, for errors.
 
     Raises:
         UserError: as `checked_classes`, or the file is missing or not UTF-8.
@@ -61,13 +62,13 @@ def read_classes_file(location: str) -> tuple[str, ...]:
     folder, name = split_location(location)
     store = open_store(folder)
     if store.size_of(name) is None:
-        raise UserError(f"source.classes={location}: no such file; one class name a line is wanted in it")
+        raise UserError(f"{option}={location}: no such file; one class name a line is wanted in it")
     try:
         text = store.read_bytes(name, max_bytes=_MAX_FILE_BYTES).decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise UserError(f"source.classes={location}: not UTF-8 ({error}); save it as UTF-8") from None
+        raise UserError(f"{option}={location}: not UTF-8 ({error}); save it as UTF-8") from None
     lines = text.replace("\r\n", "\n").removesuffix("\n").split("\n")
-    return checked_classes(lines, where=f"source.classes={location}")
+    return checked_classes(lines, where=f"{option}={location}")
 
 
 def classes_of_labels(labels: Collection[str]) -> tuple[str, ...]:

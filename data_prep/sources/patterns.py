@@ -88,13 +88,14 @@ def _choices(pattern: str, at: int, *, depth: int) -> tuple[list[str], int]:
     return choices, at
 
 
-def find_files(root: str, *, extension: str, what: str) -> tuple[Store, list[StoredFile]]:
+def find_files(root: str, *, extension: str, what: str, option: str = "source.root") -> tuple[Store, list[StoredFile]]:
     """Return the files that `root` names, sorted by name but for braces, whose order is kept.
 
     Args:
         root: a folder or URL, one file of the extension, or a pattern with braces.
         extension: with its dot; a folder's other files are left out.
         what: what is looked for, for errors.
+        option: what the user calls `root`, for errors.
 
     Raises:
         UserError: there is none, or one of those named is missing.
@@ -103,7 +104,7 @@ def find_files(root: str, *, extension: str, what: str) -> tuple[Store, list[Sto
         store = open_store(root)
         files = [file for file in store.list_files() if file.name.endswith(extension)]
         if not files:
-            raise UserError(f"source.root={root}: no {what} there (*{extension}); correct source.root")
+            raise UserError(f"{option}={root}: no {what} there (*{extension}); correct {option}")
         return store, files
     before = root.partition("{")[0]
     folder, _ = split_location(before)
@@ -114,8 +115,8 @@ def find_files(root: str, *, extension: str, what: str) -> tuple[Store, list[Sto
     missing = [name for name, size_bytes in zip(names, sizes_bytes, strict=True) if size_bytes is None]
     if missing:
         raise UserError(
-            f"source.root={root}: {len(missing):,} of {len(names):,} {what} are not there, such as"
-            f" {store.location}/{missing[0]}; correct source.root"
+            f"{option}={root}: {len(missing):,} of {len(names):,} {what} are not there, such as"
+            f" {store.location}/{missing[0]}; correct {option}"
         )
     return store, [
         StoredFile(name=name, size_bytes=size_bytes or 0) for name, size_bytes in zip(names, sizes_bytes, strict=True)

@@ -19,7 +19,7 @@ from functools import cached_property
 from itertools import islice
 from typing import NamedTuple
 
-from data_prep.archives.tar import walk_tar
+from data_prep.archives.tar import TarMember, walk_tar
 from data_prep.sources.base import Items, Rejected
 from data_prep.sources.classes import (
     MAX_CLASSES,
@@ -49,20 +49,28 @@ logger = logging.getLogger(__name__)
 
 _CHUNK_SAMPLES = 4096
 # A sample that cannot be had is an item without a path, whose offset is the number of the reason.
-REASONS = (
-    f"no image in the sample ({', '.join(IMAGE_MEMBERS)})",
-    "no label in the sample (.cls, .json with the field source.label_field, .txt)",
-    "the sample's label is none: not UTF-8, not JSON, too long, or neither a class name nor a number",
-    "the sample has one label where the first has a list, or the other way round",
-)
-_NO_IMAGE, _NO_LABEL, _BAD_LABEL, _OTHER_KIND = range(len(REASONS))
+_NO_IMAGE, _NO_LABEL, _BAD_LABEL, _OTHER_KIND = range(4)
+
+
+class OptionNames(NamedTuple):
+    """What a user calls the arguments of `open_webdataset`, for errors."""
+
+    root: str = "source.root"
+    train: str = "source.train"
+    val: str = "source.val"
+    label_field: str = "source.label_field"
+    classes: str = "source.classes"
+
+
+SOURCE_OPTIONS = OptionNames()
 
 
 class Found(NamedTuple):
-    """A sample with its class number or numbers; or, where it cannot be had, with the reason and its number."""
+    """A sample with its image and its class number or numbers; where it cannot be had, without, and with the reason."""
 
     tar: str
     sample: Sample
+    image: TarMember | None
     label: int | list[int]
     reason: int | None
 
@@ -75,7 +83,16 @@ class Labelled(NamedTuple):
     label: str | list[str] | int
 
 
-def open_webdataset(root: str, *, train: str, val: str, label_field: str, classes: str | None) -> WebDatasetSource:
+def open_webdataset(
+    root: str,
+    *,
+    train: str,
+    val: str,
+    label_field: str,
+    classes: str | None,
+    image: str | None = None,
+    options: OptionNames = SOURCE_OPTIONS,
+) -> WebDatasetSource:
     """Open tars; they are walked when their items are asked for.
 
     Args:
@@ -84,25 +101,30 @@ def open_webdataset(root: str, *, train: str, val: str, label_field: str, classe
         val: pattern of the validation tars' paths.
         label_field: field of the `.json` members that holds the label.
         classes: file of class names, one a line; labels are these names or their numbers. None: as found.
+        image: the member that is the image, as in "jpg" or "left.png". None: the first of IMAGE_MEMBERS that is there.
+        options: what the user calls all this.
 
     Raises:
         UserError: no tar there, or one that fits both patterns.
     """
-    store, files = find_files(root, extension=".tar", what="tars")
+    store, files = find_files(root, extension=".tar", what="tars", option=options.root)
     return WebDatasetSource(
         store,
-        _by_split([file.name for file in files], train=train, val=val, where=root),
+        _by_split([file.name for file in files], train=train, val=val, where=root, options=options),
         label_field=label_field,
-        class_names=None if classes is None else read_classes_file(classes),
+        class_names=None if classes is None else read_classes_file(classes, option=options.classes),
+        image=None if image is None else image.removeprefix(".").lower(),
+        options=options,
     )
 
 
-def _by_split(tars: list[str], *, train: str, val: str, where: str) -> dict[str, list[str]]:
+def _by_split(tars: list[str], *, train: str, val: str, where: str, options: OptionNames) -> dict[str, list[str]]:
     patterns = {"train": train, "val": val}
     found = {split: [tar for tar in tars if fnmatchcase(tar, pattern)] for split, pattern in patterns.items()}
     if both := sorted(set(found["train"]) & set(found["val"])):
         raise UserError(
-            f"source.root={where}: {both[0]} fits source.train={train} and source.val={val}; make one of them narrower"
+            f"{options.root}={where}: {both[0]} fits {options.train}={train} and {options.val}={val}; make one of them"
+            " narrower"
         )
     num_left_out = len(tars) - sum(map(len, found.values()))
     if num_left_out == len(tars):
@@ -126,11 +148,21 @@ class WebDatasetSource:
         *,
         label_field: str,
         class_names: tuple[str, ...] | None,
+        image: str | None,
+        options: OptionNames,
     ) -> None:
         self._store = store
         self._tars = tars
         self._label_field = label_field
         self._class_names = class_names
+        self._image = image
+        self._options = options
+        self.reasons = (
+            f"no image in the sample ({image or ', '.join(IMAGE_MEMBERS)})",
+            f"no label in the sample (.cls, .json with the field {options.label_field}, .txt)",
+            "the sample's label is none: not UTF-8, not JSON, too long, or neither a class name nor a number",
+            "the sample has one label where the first has a list, or the other way round",
+        )
 
     @property
     def name(self) -> str:
@@ -144,7 +176,7 @@ class WebDatasetSource:
             for found in self._labelled(split):
                 if not isinstance(found.label, int):
                     return Task.multilabel if isinstance(found.label, list) else Task.classification
-        raise UserError(f"{self._store.location}: no sample with a label: {REASONS[_NO_LABEL]} is looked for")
+        raise UserError(f"{self._store.location}: no sample with a label: {self.reasons[_NO_LABEL]} is looked for")
 
     @cached_property
     def classes(self) -> tuple[str, ...]:
@@ -187,7 +219,7 @@ class WebDatasetSource:
             Rejected: the sample has no image or no label.
         """
         if not path:
-            raise Rejected(REASONS[offset])
+            raise Rejected(self.reasons[offset])
         check_image_bytes(size_bytes)
         return self._store.read_at(path, offset=offset, size_bytes=size_bytes) if size_bytes else b""
 
@@ -201,9 +233,8 @@ class WebDatasetSource:
         return self._store
 
     def _rows(self, split: str) -> Iterator[Row]:
-        for tar, sample, label, reason in self.samples(split):
+        for tar, sample, image, label, reason in self.samples(split):
             source_key = f"{tar}/{sample.key}"
-            image = image_of(sample)
             if image is None or reason is not None:
                 yield Row(label, source_key, "", reason or _NO_IMAGE, 0)
             else:
@@ -218,21 +249,21 @@ class WebDatasetSource:
         numbers = label_numbers(self.classes, numbers_too=self._class_names is not None)
         several = self.task is Task.multilabel
         for tar, sample, label in self._labelled(split):
-            if image_of(sample) is None:
+            if (image := image_of(sample, self._image)) is None:
                 label = _NO_IMAGE
             elif not isinstance(label, int) and isinstance(label, list) != several:
                 label = _OTHER_KIND
             if isinstance(label, int):
-                yield Found(tar, sample, [] if several else 0, label)
+                yield Found(tar, sample, None, [] if several else 0, label)
                 continue
             try:
                 value = sorted({numbers[one] for one in label}) if isinstance(label, list) else numbers[label]
             except KeyError as error:
                 raise UserError(
                     f"{self._store.location}/{tar}: {shown(sample.key)}: label {shown(error.args[0])} is no class in"
-                    " source.classes"
+                    f" {self._options.classes}"
                 ) from None
-            yield Found(tar, sample, value, None)
+            yield Found(tar, sample, image, value, None)
 
     def _labelled(self, split: str) -> Iterator[Labelled]:
         """Yield all samples of a split with their labels."""

@@ -62,8 +62,10 @@ def samples_of(members: Iterable[TarMember], *, where: str) -> Iterator[Sample]:
         yield sample
 
 
-def image_of(sample: Sample) -> TarMember | None:
-    """Return the image of a sample, by the order of IMAGE_MEMBERS where it has several."""
+def image_of(sample: Sample, name: str | None) -> TarMember | None:
+    """Return the image of a sample: the member of that name, or without one by the order of IMAGE_MEMBERS."""
+    if name is not None:
+        return sample.members.get(name)
     return next((sample.members[name] for name in IMAGE_MEMBERS if name in sample.members), None)
 
 

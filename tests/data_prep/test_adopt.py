@@ -92,11 +92,11 @@ def test_any_number_of_threads_and_an_interruption_give_the_same_bytes(
     read: list[str] = []
     index_tar = adopt_module.index_tar
 
-    def counting(store, name, found, *, url):  # type: ignore[no-untyped-def]
+    def counting(store, name, found, **rest):  # type: ignore[no-untyped-def]
         read.append(name)
         if len(read) == 3:
             raise KeyboardInterrupt
-        return index_tar(store, name, found, url=url)
+        return index_tar(store, name, found, **rest)
 
     monkeypatch.setattr(adopt_module, "index_tar", counting)
     with pytest.raises(KeyboardInterrupt):
@@ -136,6 +136,45 @@ def test_lists_of_labels_make_a_multilabel_set(tmp_path: Path) -> None:
     assert data_set.task == "multilabel"
     assert [row["labels"].tolist() for _, row in rows_of(data_set, "train")] == [[0, 2], [-1, -1], [1, -1]]
     assert verify([f"path={tmp_path / 'web'}"]) == 0
+
+
+def test_the_image_of_several_in_a_sample_is_the_one_that_is_named(tmp_path: Path) -> None:
+    for folder in ("first", "named"):
+        (tmp_path / folder).mkdir()
+        with webdataset.TarWriter(str(tmp_path / folder / "a-train.tar")) as writer:
+            images = {"jpg": encoded(1), "left.png": encoded(2, "PNG"), "mask.jpg": encoded(3)}
+            writer.write({"__key__": "both", "cls": 0, **images})
+            writer.write({"__key__": "jpg-alone", "cls": 0, "jpg": encoded(4)})
+    adopt(tmp_path / "first")
+    assert [stored_image(*found) for found in rows_of(read_data_set(tmp_path / "first"), "train")] == [
+        encoded(1),
+        encoded(4),
+    ]
+    with pytest.raises(UserError, match=r"a-train\.tar/jpg-alone: no image in the sample \(left\.png\)"):
+        adopt(tmp_path / "named", "image=left.png")
+    adopt(tmp_path / "named", "image=.left.PNG", "max_rejected=1")
+    assert [stored_image(*found) for found in rows_of(read_data_set(tmp_path / "named"), "train")] == [
+        images["left.png"]
+    ]
+    assert verify([f"path={tmp_path / 'named'}"]) == 0
+
+
+def test_errors_name_the_options_of_this_command(tmp_path: Path, shards: Path) -> None:
+    with webdataset.TarWriter(str(tmp_path / "no-label.tar")) as writer:
+        writer.write({"__key__": "0", "jpg": encoded(0)})
+    (tmp_path / "names.txt").write_text("cat\n")
+    for options, told in (
+        ([f"path={tmp_path / 'nowhere'}"], r"^path=.*/nowhere: no tars there \(\*\.tar\); correct path$"),
+        ([f"path={shards}/{{8..9}}.tar"], r"^path=.*: 2 of 2 tars are not there, such as .*; correct path$"),
+        ([f"path={shards}", "train=pets*"], r"^path=.* fits train=pets\* and val=\*val\*; make one of them narrower$"),
+        ([f"path={shards}", "classes=none.txt"], r"^classes=none\.txt: no such file"),
+        ([f"path={shards}", f"classes={tmp_path / 'names.txt'}"], r"label '1' is no class in classes$"),
+        ([f"path={tmp_path / 'no-label.tar'}", f"out={tmp_path / 'out'}"], r"\.json with the field label_field, "),
+    ):
+        spelled = [f'path="{options[0].removeprefix("path=")}"', *options[1:]]
+        with pytest.raises(UserError, match=told) as caught:
+            main(spelled)
+        assert "source." not in str(caught.value)
 
 
 def test_bad_samples_stop_it_unless_they_may_be_left_out(tmp_path: Path) -> None:
@@ -314,10 +353,10 @@ def test_what_an_earlier_run_left_under_other_labels_is_not_taken(
 
     index_tar = adopt_module.index_tar
 
-    def first_alone(store, tar, found, *, url):  # type: ignore[no-untyped-def]
+    def first_alone(store, tar, found, **rest):  # type: ignore[no-untyped-def]
         if tar.startswith("1"):
             raise KeyboardInterrupt
-        return index_tar(store, tar, found, url=url)
+        return index_tar(store, tar, found, **rest)
 
     with monkeypatch.context() as patch:
         patch.setattr(adopt_module, "index_tar", first_alone)
