@@ -25,6 +25,8 @@ from pipeline.shards.writer import ShardWriter
 
 ROOT = Path(__file__).resolve().parent.parent
 Pixels = npt.NDArray[np.uint8]
+# Four records of 64x64.
+SMALL_SHARDS = "layout.shard_bytes=60000"
 
 
 def random_pixels(seed: int, *, height: int, width: int, channels: int = 3) -> Pixels:
