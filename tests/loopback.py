@@ -1,10 +1,9 @@
 """Web servers on loopback: a handler, served while a test runs.
 
-class Hello(QuietHandler):
-    def do_GET(self) -> None: ...
+    with listening(Handler) as url:     # "http://127.0.0.1:40123"
+        open_store(f"{url}/data")
 
-with listening(Hello) as url:       # "http://127.0.0.1:40123"
-    ...
+A handler is a QuietHandler with do_GET.
 """
 
 from __future__ import annotations

@@ -1,8 +1,10 @@
 """Preparations in processes of their own: started, waited for, interrupted, and what is left of them.
 
-process = start(tmp_path, "source=synthetic", "out=set")
-wait_for_shards(process, tmp_path / "set", 2)
-check_ctrl_c(process, tmp_path / "set")
+    process = start(tmp_path, "source=synthetic", "out=set")
+    wait_for_shards(process, tmp_path / "set", 2)
+    check_ctrl_c(process, tmp_path / "set")
+
+The working folder tells whose a process is, so each test has its own.
 """
 
 from __future__ import annotations

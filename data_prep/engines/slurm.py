@@ -1,4 +1,4 @@
-"""The engine `slurm`: a job array, through submitit, whose jobs take unfinished shards until none is left.
+"""The engine `slurm`: a job array whose jobs take unfinished shards until none is left, submitted and watched.
 
     for task, receipt in run_slurm(tasks, engine=SlurmEngineConfig(workers=64), on_progress=bar.update):
         ...
@@ -15,26 +15,23 @@ alone can read.
 
 from __future__ import annotations
 
-import errno
 import functools
 import logging
-import re
 import secrets
 import shutil
-import socket
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import submitit
-
 from data_prep.config import Cluster, SlurmEngineConfig
 from data_prep.engines.board import BOARD_FOLDER, Board, cancel_jobs, queued_jobs
-from data_prep.engines.local import Finished, OnProgress, Stopped, interrupt_masked, run_local
-from data_prep.engines.nodes import Away, check_node, num_done, travelling
+from data_prep.engines.local import Finished, OnProgress, interrupt_masked
+from data_prep.engines.nodes import num_done, travelling
+from data_prep.engines.slurm_array import job_numbers, last_words, open_executor
+from data_prep.engines.slurm_job import Work, grouped, task_name, work
 from data_prep.shard_task import ShardTask, opened_store, read_receipt
 from pipeline.shards.errors import UserError
 
@@ -43,50 +40,13 @@ log = logging.getLogger(__name__)
 POLL_S = 1.0
 # Between questions to Slurm; jobs tell by themselves what they do.
 ASK_SLURM_S = 30.0
-# Between a job's signs of life, and how long a job that has begun may go without one.
-PULSE_S = 5.0
+# How long a job that has begun may go without a sign of life.
 SILENT_S = 1800.0
 # How long a receipt may take to be seen on this node after a job told of it.
 RECEIPT_S = 60.0
 CANCEL_S = 15.0
 # A shard lost with this many jobs, and a job followed up this often without one shard more, end the run.
 MAX_LOSSES = 3
-OPTION_NAME = re.compile(r"[a-z][a-z0-9-]*")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Work:
-    """What a job is given.
-
-    Attributes:
-        share: this job's place among `num_shares`; it begins there in the list of tasks.
-        groups: all tasks, as one task of each split with the numbers of its shards.
-    """
-
-    key: str
-    board: Path
-    away: Away
-    groups: list[tuple[ShardTask, list[range]]]
-    share: int
-    num_shares: int
-    cpus: int
-
-    def tasks(self) -> list[ShardTask]:
-        """Return all tasks, those of this job's share first."""
-        tasks = [
-            ShardTask(
-                config=self.away.config,
-                split=task.split,
-                number=number,
-                plan_fingerprint=task.plan_fingerprint,
-                label_bytes=task.label_bytes,
-            )
-            for task, numbers in self.groups
-            for run in numbers
-            for number in run
-        ]
-        start = len(tasks) * self.share // self.num_shares
-        return tasks[start:] + tasks[:start]
 
 
 def run_slurm(tasks: list[ShardTask], *, engine: SlurmEngineConfig, on_progress: OnProgress) -> Iterator[Finished]:
@@ -164,14 +124,14 @@ class _Run:
         self._engine, self._board, self._folder, self._on_progress = engine, board, folder, on_progress
         self._away = travelling(tasks[0].config)
         self._store = opened_store(tasks[0].config.out)
-        self._undone = {_name(task): task for task in tasks}
+        self._undone = {task_name(task): task for task in tasks}
         self._told_s: dict[str, float] = {}
         self._jobs: dict[str, _Job] = {}
         self._num_losses: Counter[str] = Counter()
         self._num_submitted = 0
         self._asked_s = time.monotonic()
         self._given_up = ""
-        self._executor = _executor(engine, folder)
+        self._executor = open_executor(engine, folder)
 
     def start(self) -> None:
         assert self._engine.workers is not None
@@ -191,7 +151,7 @@ class _Run:
         """Cancel what still runs and give it a moment to end."""
         alive = [job.job for job in self._jobs.values()]
         if self._engine.cluster is Cluster.slurm:
-            cancel_jobs(_numbers(job for job in alive if not job.paths.result_pickle.exists()))
+            cancel_jobs(job_numbers(job for job in alive if not job.paths.result_pickle.exists()))
             return
         deadline_s = time.monotonic() + CANCEL_S
         # Without Slurm they end by their own look at the board, and take their part files back.
@@ -200,7 +160,7 @@ class _Run:
 
     def _submit(self, shares: list[tuple[int, int]]) -> None:
         assert self._engine.workers is not None
-        works, groups = [], _groups(list(self._undone.values()))
+        works, groups = [], grouped(list(self._undone.values()))
         for share, _ in shares:
             works.append(
                 Work(
@@ -222,7 +182,7 @@ class _Run:
             lines = [line for line in str(error).splitlines() if line.strip()] or [repr(error)]
             raise UserError(f"engine=slurm: the jobs were refused: {lines[-1].strip()}") from None
         if self._engine.cluster is Cluster.slurm:
-            self._board.note_jobs(_numbers(jobs))
+            self._board.note_jobs(job_numbers(jobs))
         for item, job, (share, num_followed) in zip(works, jobs, shares, strict=True):
             self._jobs[item.key] = _Job(job=job, share=share, num_followed=num_followed)
 
@@ -255,7 +215,7 @@ class _Run:
         """Submit a job for each that is gone before its time; when all are gone, for whatever is left."""
         if self._engine.cluster is Cluster.slurm and time.monotonic() - self._asked_s > ASK_SLURM_S:
             self._asked_s = time.monotonic()
-            queued = queued_jobs(_numbers(job.job for job in self._jobs.values()))
+            queued = queued_jobs(job_numbers(job.job for job in self._jobs.values()))
             for job in self._jobs.values():
                 job.is_queued = queued is None or job.job.job_id in queued
         gone = {key: job for key, job in self._jobs.items() if job.has_ended or self._is_gone(key, job)}
@@ -267,14 +227,14 @@ class _Run:
             del self._jobs[key]
             if job.has_ended:
                 continue
-            last_words = _last_words(job.job)
-            self._lose(self._board.claims_of(key), last_words)
+            told = last_words(job.job)
+            self._lose(self._board.claims_of(key), told)
             num_followed = 0 if job.num_done else job.num_followed + 1
             if num_followed < MAX_LOSSES:
-                log.warning("lost, and followed up: %s", last_words)
+                log.warning("lost, and followed up: %s", told)
                 again.append((job.share, num_followed))
             else:
-                self._given_up = last_words
+                self._given_up = told
         waited_for = self._undone.keys() - self._told_s.keys()
         if waited_for and not again and not self._jobs:
             if self._given_up:
@@ -308,108 +268,3 @@ class _Run:
                     " command again"
                 )
         self._board.release(names)
-
-
-def _executor(engine: SlurmEngineConfig, folder: Path) -> Any:
-    # It speaks of each submission.
-    logging.getLogger("submitit").setLevel(logging.ERROR)
-    executor = submitit.AutoExecutor(folder=folder, cluster=engine.cluster.value)
-    options: dict[str, Any] = {"name": "tarmac", "timeout_min": engine.time_min, "cpus_per_task": engine.cpus_per_task}
-    if engine.mem_gb is not None:
-        options["mem_gb"] = engine.mem_gb
-    if engine.cluster is Cluster.slurm:
-        chosen = {"partition": engine.partition, "account": engine.account}
-        options |= {f"slurm_{name}": value for name, value in chosen.items() if value is not None}
-        options |= {"slurm_additional_parameters": _extra(engine.extra), "slurm_array_parallelism": engine.workers}
-    executor.update_parameters(**options)
-    return executor
-
-
-def _extra(options: list[str]) -> dict[str, str | bool]:
-    """Return sbatch's options by name; `exclusive` has no value, `qos:high` and `qos=high` have one."""
-    extra: dict[str, str | bool] = {}
-    for option in options:
-        name, _, value = option.removeprefix("--").replace("=", ":", 1).partition(":")
-        if not OPTION_NAME.fullmatch(name):
-            raise UserError(f"engine.extra={option}: name:value or name wanted, as sbatch has it")
-        extra[name] = value or True
-    return extra
-
-
-def _last_words(job: Any) -> str:
-    """Return a lost job's number, log file and that file's last line, Slurm's own echo left out."""
-    path = job.paths.stderr
-    try:
-        lines = [line.strip() for line in path.read_text(errors="replace").splitlines()]
-    except OSError:
-        lines = []
-    told = [line for line in lines if line and not line.startswith("srun: ")] or [line for line in lines if line]
-    return f"job {job.job_id}, {path}: {told[-1] if told else 'nothing there'}"
-
-
-def _numbers(jobs: Iterable[Any]) -> list[str]:
-    """Return Slurm's numbers of jobs, one for a whole array."""
-    return sorted({job.job_id.partition("_")[0] for job in jobs})
-
-
-def _name(task: ShardTask) -> str:
-    return f"{task.split}-{task.number:06d}"
-
-
-def _groups(tasks: list[ShardTask]) -> list[tuple[ShardTask, list[range]]]:
-    """Return tasks as one of each split with runs of shard numbers; a job's file stays small however many there are."""
-    groups: dict[str, tuple[ShardTask, list[range]]] = {}
-    for task in tasks:
-        runs = groups.setdefault(task.split, (task, []))[1]
-        if runs and runs[-1].stop == task.number:
-            runs[-1] = range(runs[-1].start, task.number + 1)
-        else:
-            runs.append(range(task.number, task.number + 1))
-    return list(groups.values())
-
-
-def work(item: Work) -> None:
-    """Claim and build tasks until none is free: what a job does.
-
-    What a user can mend is told on the board; everything else ends the job, with its traceback in the log.
-    """
-    board = Board(item.board)
-    mine = set(board.claims_of(item.key)) if board.has_told(item.key) else set()
-    board.tell(item.key, start=socket.gethostname())
-    pulse_s = time.monotonic()
-
-    def look(_items: int, _bytes: int) -> None:
-        nonlocal pulse_s
-        if time.monotonic() - pulse_s > PULSE_S:
-            pulse_s = time.monotonic()
-            if not board.is_open():
-                raise Stopped
-            board.tell(item.key)
-
-    def claimed() -> Iterator[ShardTask]:
-        store = opened_store(item.away.config.out)
-        for task in item.tasks():
-            if not board.is_open():
-                raise Stopped
-            if _name(task) in mine:
-                # Requeued: begun before, and perhaps ended.
-                if read_receipt(store, task) is None:
-                    yield task
-                else:
-                    board.tell(item.key, done=_name(task))
-            elif board.claim(_name(task), key=item.key):
-                yield task
-
-    try:
-        check_node(item.away)
-        for task, _ in run_local(claimed(), workers=item.cpus, on_progress=look):
-            board.tell(item.key, done=_name(task))
-        board.tell(item.key, end=True)
-    except Stopped:
-        return
-    except UserError as error:
-        board.tell(item.key, error=str(error))
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        board.tell(item.key, error=str(error), errno=[error.errno, error.strerror, error.filename])
