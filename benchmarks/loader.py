@@ -31,9 +31,10 @@ import webdataset as wds
 
 from benchmarks.measure import print_conditions, print_table, rate_text, synthetic_data, take_turns, warm
 from pipeline.data.loader import BatchLoader
-from pipeline.data.order import FullOrder
-from pipeline.data.reader import PackedReader
+from pipeline.data.order import FullOrder, slots_of
+from pipeline.data.packed import PackedReader
 from pipeline.shards.errors import run_entry_point
+from pipeline.shards.index import read_index
 from pipeline.shards.manifest import DataSet
 from pipeline.shards.mapping import MappedFiles
 from pipeline.shards.record import PackedLayout
@@ -105,16 +106,18 @@ def prepared(cache: Path, *, samples: int) -> tuple[DataSet, DataSet, tuple[Any,
     )
     path = one.root / "images.npy"
     reader = PackedReader(one, "train")
-    ids = np.arange(samples)
     if not path.exists():
         part = path.with_suffix(".part")
         images = np.lib.format.open_memmap(part, mode="w+", dtype=np.uint8, shape=(samples, *reader.image_shape))
         for start in range(0, samples, 1_000):
-            reader.gather_images(ids[start : start + 1_000], out=torch.from_numpy(images[start : start + 1_000]))
+            part_of = slice(start, min(start + 1_000, samples))
+            slots = slots_of(np.arange(part_of.start, part_of.stop))
+            reader.fill(slots, epoch=0, out=torch.from_numpy(images[part_of]))
         images.flush()
         part.replace(path)
-    labels = reader.labels(ids)
     reader.close()
+    (shard,) = one.split("train").shards
+    labels = read_index(shard.index_path, num_samples=samples)["label"].astype(np.int64)
     warm([path, *(shard.path for data_set in (one, many) for shard in data_set.split("train").shards)])
     return one, many, (np.load(path, mmap_mode="r"), labels)
 
@@ -123,7 +126,8 @@ def limit(data_set: DataSet, *, batch_size: int, epochs: int) -> Callable[[], fl
     """Return a run of nothing but gathers from the one mapped shard."""
     (shard,), layout = data_set.split("train").shards, data_set.packed
     assert layout is not None
-    mapped = MappedFiles([shard.path])
+    mapped = MappedFiles([shard.size_bytes])
+    mapped.map_file(0, shard.path)
     records = torch.from_numpy(mapped.array[: shard.num_samples * layout.record_bytes]).view(shard.num_samples, -1)
     pixels = records[:, layout.pixel_offset : layout.pixel_offset + layout.pixel_bytes]
     num_batches = shard.num_samples // batch_size

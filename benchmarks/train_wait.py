@@ -32,7 +32,7 @@ from pipeline.compose import compose
 from pipeline.config import TRAIN_SCHEMAS, TrainConfig
 from pipeline.data.augment import augmentation_bits, normalise, random_flip_crop
 from pipeline.data.order import FullOrder
-from pipeline.data.reader import PackedReader
+from pipeline.data.packed import PackedReader
 from pipeline.shards.errors import run_entry_point
 from pipeline.shards.manifest import DataSet
 
@@ -109,8 +109,7 @@ def bare_loop(data_set: DataSet, overrides: list[str], *, steps: int) -> float:
     model, optimizer = module.model.train(), module.make_optimizer(module.model)
     slots = order.global_batch(epoch=0, step=0)
     images_BHWC = torch.empty((len(slots), *reader.image_shape), dtype=torch.uint8)
-    reader.gather_images(slots.sample_ids, out=images_BHWC)
-    labels_B = torch.from_numpy(reader.labels(slots.sample_ids))
+    labels_B = torch.from_numpy(reader.fill(slots, epoch=0, out=images_BHWC))
     positions_B = torch.from_numpy(slots.positions)
     flip, crop_padding = config.augment.flip, config.augment.crop_padding
     started_s = 0.0

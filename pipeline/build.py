@@ -44,7 +44,7 @@ from pipeline.config import (
 )
 from pipeline.data.loader import BatchLoader
 from pipeline.data.order import FullOrder, SequentialOrder
-from pipeline.data.reader import PackedReader
+from pipeline.data.packed import PackedReader
 from pipeline.model.mlp import bottleneck_mlp, mlp
 from pipeline.shards.check import find_damage
 from pipeline.shards.errors import DamageError, UserError

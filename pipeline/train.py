@@ -27,7 +27,7 @@ from pipeline.config import TRAIN_SCHEMAS, TrainConfig, WandbConfig, to_stored
 from pipeline.data.datamodule import PackedDataModule
 from pipeline.data.loader import BatchLoader
 from pipeline.data.order import FullOrder
-from pipeline.data.reader import PackedReader
+from pipeline.data.packed import PackedReader
 from pipeline.evaluate import metrics_of
 from pipeline.run_folder import (
     CHECKPOINT_FOLDER,

@@ -26,7 +26,7 @@ import numpy.typing as npt
 import torch
 
 from pipeline.data.order import Order, Slots, rank_slots
-from pipeline.data.reader import PackedReader
+from pipeline.data.reader import Reader, Use
 
 # Batches the consumer may still be using: the one it works on and the one before.
 HELD_BATCHES = 2
@@ -87,7 +87,7 @@ class BatchLoader:
 
     def __init__(
         self,
-        reader: PackedReader,
+        reader: Reader,
         order: Order,
         *,
         rank: int,
@@ -135,9 +135,11 @@ class BatchLoader:
         self.close()
         self._free = [index for index in range(len(self._buffers)) if index not in self._held]
         self._pool = pool = _start_threads(min(torch.get_num_threads(), self.prefetch))
+        first_step = self.first_step()
+        self.reader.start(self._uses(first_step))
         futures = (
             pool.submit(self._fill, step, micro, slots, self._free_buffer())
-            for step, micro, slots in self._parts(self.first_step())
+            for step, micro, slots in self._parts(first_step)
         )
         try:
             in_flight = deque(islice(futures, self.prefetch))
@@ -147,6 +149,8 @@ class BatchLoader:
                 asked_s = time.perf_counter()
                 batch = in_flight.popleft().result()
                 self._held.append(batch.buffer)
+                if batch.micro == self.micro_batches - 1:
+                    self.reader.finish(batch.step)
                 in_flight.extend(islice(futures, 1))
                 self.wait_s += time.perf_counter() - asked_s
                 yield batch
@@ -161,22 +165,30 @@ class BatchLoader:
 
     def _parts(self, first_step: int) -> Iterator[tuple[int, int, Slots]]:
         """Yield (step, micro-batch, slots) of this rank to the end of the epoch."""
-        epoch, first = divmod(first_step, self.order.steps_per_epoch)
-        steps = rank_slots(self.order, epoch=epoch, first_step=first, rank=self.rank, world_size=self.world_size)
-        for step, slots in enumerate(steps, start=first_step):
+        for step, slots in self._steps(first_step):
             for micro in range(self.micro_batches):
                 yield step, micro, slots.cut(micro * self.slots, min((micro + 1) * self.slots, len(slots)))
+
+    def _uses(self, first_step: int) -> Iterator[Use]:
+        """Yield what this rank reads in each step to the end of the epoch."""
+        for step, slots in self._steps(first_step):
+            yield step, slots.sample_ids
+
+    def _steps(self, first_step: int) -> Iterator[tuple[int, Slots]]:
+        epoch, first = divmod(first_step, self.order.steps_per_epoch)
+        steps = rank_slots(self.order, epoch=epoch, first_step=first, rank=self.rank, world_size=self.world_size)
+        return enumerate(steps, start=first_step)
 
     def _fill(self, step: int, micro: int, slots: Slots, buffer: int) -> Batch:
         """Gather a batch into a buffer, once the buffer's earlier content has left for the device."""
         if copied := self._copied.pop(buffer, None):
             copied.synchronize()
         images_BHWC = self._buffers[buffer][: len(slots)]
-        self.reader.gather_images(slots.sample_ids, out=images_BHWC)
         epoch, step_of_epoch = divmod(step, self.order.steps_per_epoch)
+        labels = self.reader.fill(slots, epoch=epoch, out=images_BHWC)
         return Batch(
             images_BHWC=images_BHWC,
-            labels_B=torch.from_numpy(self.reader.labels(slots.sample_ids)),
+            labels_B=torch.from_numpy(labels),
             weights_B=torch.from_numpy(slots.weights),
             positions_B=torch.from_numpy(slots.positions),
             sample_ids=slots.sample_ids,

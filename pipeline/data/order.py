@@ -59,6 +59,12 @@ class Slots:
         return Slots(sample_ids=self.sample_ids[part], positions=self.positions[part], weights=self.weights[part])
 
 
+def slots_of(sample_ids: Int64Array) -> Slots:
+    """Return slots that hold these samples, at positions 0 and on, each of weight 1."""
+    positions = np.arange(len(sample_ids), dtype=np.int64)
+    return Slots(sample_ids=sample_ids, positions=positions, weights=np.ones(len(sample_ids), dtype=np.float32))
+
+
 class Order(Protocol):
     """What the loader asks of an order."""
 

@@ -1,112 +1,91 @@
-"""Reading packed samples: sample ids in, pixels and labels out, one gather a batch.
+"""What the loader asks of a reader, and a reader of its feed.
 
-    reader = PackedReader(data_set, "train")
-    reader.gather_images(sample_ids, out=images_BHWC)       # torch uint8, filled in place
-    labels_B = reader.labels(sample_ids)
+A **reader** turns sample ids into pixels and labels. Its **feed** keeps at hand what is about to be read (downloads it,
+reads it ahead) and lets go of what was read. Both are told the coming uses when an iteration starts, and that a step
+is filled when it is; the rest is theirs:
 
-Axes: B batch, H height, W width, C channels.
+    reader.start(uses)                              # (step, sample ids of this rank), in order, lazily
+    labels = reader.fill(slots, epoch=3, out=images_BHWC)       # from any thread, steps in any order
+    reader.finish(step)                             # in order: nothing is read for this step any more
+
+Axes: B batch, H height, W width, C channels, K labels.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from pipeline.shards.check import check_sizes
-from pipeline.shards.errors import UserError
-from pipeline.shards.index import check_index, read_index
-from pipeline.shards.manifest import DataSet
-from pipeline.shards.mapping import MappedFiles
-from pipeline.shards.record import PIXEL_ALIGNMENT_BYTES
-from pipeline.shards.task import Task
+from pipeline.data.order import Slots
+from pipeline.shards.manifest import DataSet, Split
 
 Int64Array = npt.NDArray[np.int64]
-
-# An image is gathered as elements of the widest type that divides it: 1,460 us against 1,577 us of uint8 for 256
-# images of 128x128 on one core, and 736 against 1,136 on two, where torch shares long rows of few elements out badly.
-ELEMENTS = (torch.int64, torch.int32, torch.int16, torch.uint8)
+# The step, counted from the start of training, and the sample ids that this rank reads in it.
+Use = tuple[int, Int64Array]
 
 
-class PackedReader:
-    """Random access to one packed split. Opening it checks every file's size and every sidecar's rows."""
+class Reader(Protocol):
+    """Random access to the samples of a split."""
 
-    def __init__(self, data_set: DataSet, split_name: str) -> None:
-        """Open a split.
-
-        Raises:
-            UserError: the data set is not packed or has no such split.
-            DamageError: a file is missing, of another size, or a sidecar does not describe its shard.
-        """
-        if data_set.packed is None:
-            raise UserError(
-                f"{data_set.root}: holds the encoded layout, training reads the packed one:"
-                " prepare it again with layout=packed"
-            )
-        if data_set.task is not Task.classification:
-            raise UserError(
-                f"{data_set.root}: holds several labels an image; training takes data sets of one label yet"
-            )
-        self.data_set = data_set
-        self.layout = data_set.packed
-        self._element = next(dtype for dtype in ELEMENTS if self.layout.pixel_bytes % dtype.itemsize == 0)
-        self.split = data_set.split(split_name)
-        check_sizes(self.split)
-        self._labels = self._read_labels()
-        counts = [shard.num_samples for shard in self.split.shards]
-        self._first_ids = np.concatenate([[0], np.cumsum(counts)[:-1]]).astype(np.int64)
-        self._mapped = MappedFiles([shard.path for shard in self.split.shards])
-        # A view whose row k starts at byte 64*k: rows overlap, so any record's pixels of any shard are one row of it.
-        range_bytes = torch.from_numpy(self._mapped.array)
-        num_rows = (len(range_bytes) - self.layout.pixel_bytes) // PIXEL_ALIGNMENT_BYTES + 1
-        self._images = torch.as_strided(
-            range_bytes.view(self._element),
-            (num_rows, self.layout.pixel_bytes // self._element.itemsize),
-            (PIXEL_ALIGNMENT_BYTES // self._element.itemsize, 1),
-        )
-        self._rows_per_record = self.layout.record_bytes // PIXEL_ALIGNMENT_BYTES
-        first_pixels = (self._mapped.starts + self.layout.pixel_offset) // PIXEL_ALIGNMENT_BYTES
-        self._row_of_id_0 = first_pixels - self._first_ids * self._rows_per_record
+    data_set: DataSet
+    split: Split
 
     @property
     def num_samples(self) -> int:
-        return self.split.num_samples
+        """Samples in the split."""
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
-        """(height, width, channels)."""
-        return (self.layout.height, self.layout.width, self.layout.channels)
+        """(height, width, channels) of the images that `fill` gives."""
 
-    def gather_images(self, sample_ids: Int64Array, *, out: torch.Tensor) -> None:
-        """Copy the pixels of `sample_ids`, int64 (B,), into `out`, contiguous uint8 (B, H, W, C)."""
-        shards = np.searchsorted(self._first_ids, sample_ids, side="right") - 1
-        rows = self._row_of_id_0[shards] + sample_ids * self._rows_per_record
-        torch.index_select(
-            self._images, 0, torch.from_numpy(rows), out=out.view(len(sample_ids), -1).view(self._element)
-        )
+    def start(self, uses: Iterator[Use]) -> None:
+        """Begin an iteration; one that was going on is over."""
 
-    def labels(self, sample_ids: Int64Array) -> Int64Array:
-        """Return the class numbers of `sample_ids`, int64 (B,)."""
-        return self._labels[sample_ids]
+    def fill(self, slots: Slots, *, epoch: int, out: torch.Tensor) -> Int64Array:
+        """Put images into `out`, contiguous uint8 (B, H, W, C), and return labels (B,), or (B, K) padded with -1."""
+
+    def finish(self, step: int) -> None:
+        """Take note that all of a step is filled; called once a step, in their order."""
 
     def close(self) -> None:
-        """Unmap the shards; the reader must not be used afterwards."""
-        self._images = torch.empty(0)
-        self._mapped.close()
+        """Let go of everything; the reader must not be used afterwards."""
 
-    def _read_labels(self) -> Int64Array:
-        """Check every sidecar and copy its labels: 8 bytes a sample."""
-        labels = np.empty(self.split.num_samples, dtype=np.int64)
-        start = 0
-        for shard in self.split.shards:
-            rows = read_index(shard.index_path, num_samples=shard.num_samples)
-            check_index(
-                shard.index_path,
-                rows,
-                shard_bytes=shard.size_bytes,
-                num_classes=self.data_set.num_classes,
-                packed=self.layout,
-            )
-            labels[start : start + len(rows)] = rows["label"]
-            start += len(rows)
-        return labels
+
+class Feed(Protocol):
+    """Keeps a split's shards at hand for one reader, on one rank."""
+
+    def start(self, uses: Iterator[Use]) -> None:
+        """Begin an iteration; one that was going on is over."""
+
+    def wait_for(self, shards: Int64Array) -> None:
+        """Return when these shards (numbers in the split) can be read, until the step that uses them is finished.
+
+        Raises:
+            UserError, DamageError: one cannot be had.
+        """
+
+    def finish(self, step: int) -> None:
+        """Take note that nothing is read for this step and those before any more."""
+
+    def close(self) -> None:
+        """Let go of everything."""
+
+
+class AllAtHand:
+    """The feed of local shards that are mapped as a whole: there is nothing to do."""
+
+    def start(self, uses: Iterator[Use]) -> None:
+        pass
+
+    def wait_for(self, shards: Int64Array) -> None:
+        pass
+
+    def finish(self, step: int) -> None:
+        pass
+
+    def close(self) -> None:
+        pass

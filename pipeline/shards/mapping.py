@@ -1,7 +1,9 @@
 """All shards of a split, mapped read-only into one range of addresses: a tar is an array, many tars are one.
 
-    with MappedFiles([shard.path for shard in split.shards]) as mapped:
+    with MappedFiles([shard.size_bytes for shard in split.shards]) as mapped:
+        mapped.map_file(0, split.shards[0].path)
         mapped.array            # uint8, every byte of every shard; file k starts at mapped.starts[k]
+        mapped.unmap_file(0)    # its addresses stay its own
 
 A record's pixels are then at `starts[shard] + row * record_bytes + pixel_offset`, so one gather fills a batch from
 any number of shards. Python's `mmap` cannot place a mapping at an address, hence libc's mmap through ctypes
@@ -11,6 +13,7 @@ any number of shards. Python's `mmap` cannot place a mapping at an address, henc
 from __future__ import annotations
 
 import ctypes
+import errno
 import mmap
 import os
 from collections.abc import Sequence
@@ -22,41 +25,63 @@ import numpy.typing as npt
 
 PROT_NONE = 0x0
 MAP_FIXED = 0x10
+MAP_NORESERVE = getattr(mmap, "MAP_NORESERVE", 0)
 MAP_FAILED = ctypes.c_void_p(-1).value
 
 
 class MappedFiles:
-    """Owns the range; `array` must not outlive it. An empty file takes no room."""
+    """Owns the range; `array` must not outlive it. An empty file takes no room.
 
-    def __init__(self, paths: Sequence[Path]) -> None:
-        """Map every file. Raises OSError where one cannot be opened or mapped."""
+    Reading where no file is mapped is a segmentation fault, and so is reading beyond the end of a file that was cut
+    after it was mapped (a bus error).
+    """
+
+    def __init__(self, sizes_bytes: Sequence[int]) -> None:
+        """Reserve addresses for files of these sizes; nothing is mapped yet."""
         self._libc = ctypes.CDLL(None, use_errno=True)
         self._libc.mmap.restype = ctypes.c_void_p
         flags = (ctypes.c_int, ctypes.c_int, ctypes.c_int)
         self._libc.mmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t, *flags, ctypes.c_long)
         self._libc.munmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t)
-        sizes = np.array([path.stat().st_size for path in paths], dtype=np.int64)
-        rooms = -(-sizes // mmap.PAGESIZE) * mmap.PAGESIZE
+        self.sizes_bytes: npt.NDArray[np.int64] = np.array(sizes_bytes, dtype=np.int64)
+        rooms = -(-self.sizes_bytes // mmap.PAGESIZE) * mmap.PAGESIZE
         self.starts: npt.NDArray[np.int64] = np.concatenate([[0], np.cumsum(rooms)[:-1]]).astype(np.int64)
         self._length = max(mmap.PAGESIZE, int(rooms.sum()))
-        self._address: int | None = self._map(0, self._length, PROT_NONE, mmap.MAP_PRIVATE | mmap.MAP_ANON, -1)
-        try:
-            for path, start, size in zip(paths, self.starts, sizes, strict=True):
-                if size:
-                    self._map_file(path, self._address + int(start), int(size))
-        except BaseException:
-            self.close()
-            raise
+        self._address: int | None = self._reserve(0, self._length)
         view = (ctypes.c_uint8 * self._length).from_address(self._address)
         # Not marked read-only, since torch warns of that: the pages themselves are, a write is a fault.
         self.array: npt.NDArray[np.uint8] = np.ctypeslib.as_array(view)
 
-    def _map_file(self, path: Path, address: int, size: int) -> None:
+    def map_file(self, number: int, path: Path) -> None:
+        """Map file `number` into its place, over what was there.
+
+        Raises:
+            OSError: it cannot be opened or mapped, or has another size than was said.
+        """
+        size = int(self.sizes_bytes[number])
         descriptor = os.open(path, os.O_RDONLY)
         try:
-            self._map(address, size, mmap.PROT_READ, mmap.MAP_SHARED | MAP_FIXED, descriptor)
+            if (found := os.fstat(descriptor).st_size) != size:
+                raise OSError(errno.EINVAL, f"has {found} bytes, {size} wanted", str(path))
+            if size:
+                flags = mmap.MAP_SHARED | MAP_FIXED
+                self._map(self._address_of(number), size, mmap.PROT_READ, flags, descriptor)
         finally:
             os.close(descriptor)
+
+    def unmap_file(self, number: int) -> None:
+        """Put reserved addresses in a file's place, which lets go of its pages, and of its disk if it is deleted."""
+        if size := int(self.sizes_bytes[number]):
+            self._reserve(self._address_of(number), size)
+
+    def _address_of(self, number: int) -> int:
+        if self._address is None:
+            raise ValueError("the mapping is closed")
+        return self._address + int(self.starts[number])
+
+    def _reserve(self, address: int, length: int) -> int:
+        flags = mmap.MAP_PRIVATE | mmap.MAP_ANON | (MAP_FIXED if address else 0) | MAP_NORESERVE
+        return self._map(address, length, PROT_NONE, flags, -1)
 
     def _map(self, address: int, length: int, protection: int, flags: int, descriptor: int) -> int:
         mapped = self._libc.mmap(address, length, protection, flags, descriptor, 0)

@@ -15,8 +15,8 @@ from PIL import Image
 
 from pipeline.data.augment import augmentation_bits, normalise, random_flip_crop
 from pipeline.data.loader import BatchLoader
-from pipeline.data.order import FullOrder, SequentialOrder
-from pipeline.data.reader import PackedReader
+from pipeline.data.order import FullOrder, SequentialOrder, slots_of
+from pipeline.data.packed import PackedReader
 from pipeline.shards.errors import DamageError
 from pipeline.shards.keyed import make_key, random_bits
 from pipeline.shards.manifest import DataSet, read_data_set
@@ -46,9 +46,9 @@ def test_the_gather_reads_what_tarfile_and_pillow_read(synthetic: DataSet, reade
     assert len(synthetic.split("train").shards) > 1
     ids = np.random.default_rng(0).permutation(len(images))
     out = torch.empty((len(ids), 8, 8, 3), dtype=torch.uint8)
-    reader.gather_images(ids, out=out)
+    found = reader.fill(slots_of(ids), epoch=0, out=out)
     assert np.array_equal(out.numpy(), images[ids])
-    assert reader.labels(ids).tolist() == [labels[i] for i in ids]
+    assert found.tolist() == [labels[i] for i in ids]
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 4])
@@ -64,9 +64,9 @@ def test_batches_come_in_order_whole_and_for_the_right_rank(
         assert len(batches) == len(loader)
         for batch, images in batches:
             expected = torch.empty_like(images)
-            reader.gather_images(batch.sample_ids, out=expected)
+            labels = reader.fill(slots_of(batch.sample_ids), epoch=0, out=expected)
             assert torch.equal(images, expected)
-            assert batch.labels_B.tolist() == reader.labels(batch.sample_ids).tolist()
+            assert batch.labels_B.tolist() == labels.tolist()
             assert batch.global_weight == 24
             seen[batch.step] += batch.sample_ids.tolist()
     for step, ids in seen.items():
@@ -109,7 +109,7 @@ def test_an_error_in_the_thread_reaches_the_consumer(reader: PackedReader, monke
     def broken(*_: object, **__: object) -> None:
         raise OSError("bad sector")
 
-    monkeypatch.setattr(reader, "gather_images", broken)
+    monkeypatch.setattr(reader, "fill", broken)
     loader = BatchLoader(reader, SequentialOrder(num_samples=100, batch_size=5), rank=0, world_size=1)
     with pytest.raises(OSError, match="bad sector"):
         next(iter(loader))

@@ -20,7 +20,7 @@ from data_prep.adopt import adopt as adopt_module
 from data_prep.adopt import sidecar
 from data_prep.index import main
 from data_prep.verify import main as verify
-from pipeline.data.reader import PackedReader
+from pipeline.data.packed import PackedReader
 from pipeline.shards.errors import UserError
 from pipeline.shards.manifest import read_data_set, seal
 from tiny_data import prepare_pictures, random_pixels, rows_of, run_module, stored_image, tree, write_pictures

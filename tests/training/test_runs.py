@@ -14,7 +14,8 @@ import torch
 from pipeline.build import build_model, plan_steps
 from pipeline.compose import compose
 from pipeline.config import TRAIN_SCHEMAS, MlpConfig, TrainConfig, from_stored
-from pipeline.data.reader import PackedReader
+from pipeline.data.order import slots_of
+from pipeline.data.packed import PackedReader
 from pipeline.run_folder import read_stored_config
 from pipeline.shards.errors import UserError
 from pipeline.shards.manifest import DataSet
@@ -30,10 +31,10 @@ def all_samples(data: DataSet, split: str) -> tuple[torch.Tensor, torch.Tensor]:
     reader = PackedReader(data, split)
     ids = np.arange(reader.num_samples)
     images = torch.empty((len(ids), *reader.image_shape), dtype=torch.uint8)
-    reader.gather_images(ids, out=images)
+    labels = reader.fill(slots_of(ids), epoch=0, out=images)
     assert data.statistics is not None
     mean, std = torch.tensor(data.statistics.mean), torch.tensor(data.statistics.std)
-    return ((images - mean) / std).flatten(1), torch.from_numpy(reader.labels(ids))
+    return ((images - mean) / std).flatten(1), torch.from_numpy(labels)
 
 
 def gradient_descent(data: DataSet, batches: list[list[int]], *, rate: float) -> dict[str, torch.Tensor]:
