@@ -6,9 +6,9 @@
     source.read(path="train-00000-of-00294.parquet", offset=0, size_bytes=0)
 
 Columns are found by the features that `datasets` stores in the file, or by name and type; the label is a class number,
-a class name, or a list of them. Listing reads the label column alone. An image's bytes are read with the whole row
-group that they lie in, of which the last few are kept: rows are best read in the order of file and row, as shard
-tasks do. A path that stands beside the bytes is never followed.
+a class name, or a list of them. Listing reads the label column alone. An image's bytes are read alone where the file
+allows it, else with the whole row group that they lie in, of which the last few are kept (parquet_files.py): rows are
+best read in the order of file and row, as shard tasks do. A path that stands beside the bytes is never followed.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The middle of a Snappy stream, read without its beginning.
 
     stream = SnappyStream(read_at, start=4711, stored_bytes=11_308_901, unpacked_bytes=11_370_366)
-    length = stream.peek(65_530, 4)      # positions in rising order; goes on over the stream's tags
+    length = stream.peek(65_530, 4)                 # positions in rising order; goes on over the stream's tags
     blocks = stream.finish()                        # where each 64 KiB of unpacked bytes starts in the file
     blocks.unpack(read_at, position=1_048_576, size_bytes=110_000)
 
