@@ -63,6 +63,12 @@ def check_ctrl_c(process: subprocess.Popen[str], out: Path) -> None:
     assert not (out / "dataset.json").exists()
 
 
+def wait_for_the_end(process: subprocess.Popen[str], folder: Path) -> None:
+    """Return when a killed command and all its workers are gone, which work in `folder`."""
+    process.communicate(timeout=DEADLINE_S)
+    wait_until(lambda: not processes_in(folder), what="the end of the workers of a killed parent")
+
+
 def processes_in(folder: Path) -> list[int]:
     """Return the ids of living processes whose working folder is `folder`: the command and what it started."""
     found = []

@@ -6,27 +6,19 @@ import os
 import random
 import shutil
 import signal
-import subprocess
 import time
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
-from started import check_ctrl_c, num_finished, processes_in, start, wait_for_shards
+from started import check_ctrl_c, num_finished, processes_in, start, wait_for_shards, wait_for_the_end
 from tiny_data import run_module, tree, write_pictures
-from waiting import DEADLINE_S, wait_until
 
 
 def options(out: Path, *, workers: int) -> list[str]:
     shape = ["source=synthetic", "source.samples=1100", "source.val_samples=100", "layout.resolution=32"]
     return [*shape, "layout.shard_bytes=500000", f"engine.workers={workers}", f"out={out}"]
-
-
-def wait_for_the_end(process: subprocess.Popen[str], out: Path) -> None:
-    """Return when the command and all its workers are gone, which work in `out`'s parent."""
-    process.communicate(timeout=DEADLINE_S)
-    wait_until(lambda: not processes_in(out.parent), what="the end of the workers of a killed parent")
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +48,7 @@ def test_killed_at_random_moments_and_typed_again_it_ends_with_the_same_bytes(
             time.sleep(rng.random() * (0.05 if moment else 1.0))
         finally:
             os.killpg(process.pid, signal.SIGKILL) if whole_group else process.kill()
-        wait_for_the_end(process, out)
+        wait_for_the_end(process, out.parent)
         if (out / "dataset.json").exists():
             break
         # A shard with a receipt is never written again.
@@ -112,7 +104,7 @@ def test_any_process_killed_at_any_moment_of_the_whole_way_changes_no_byte(tmp_p
             else:
                 os.kill(rng.choice(victims), signal.SIGKILL)
             kills += 1
-        wait_for_the_end(process, out)
+        wait_for_the_end(process, out.parent)
         if process.returncode == 0:
             assert tree(out) == whole
             shutil.rmtree(out)

@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 
 from s3_server import s3_server
-from tiny_data import ROOT, command, run_module, tree, write_pictures
+from started import start, wait_for_the_end
+from tiny_data import run_module, tree, write_pictures
 
 OPTIONS = ("layout.resolution=16", "layout.shard_bytes=60000", "max_rejected=1", "source.val_frac=0.1")
 pytestmark = pytest.mark.slow
@@ -97,17 +98,15 @@ def test_a_source_in_a_bucket_gives_the_shards_of_one_in_a_folder(
 
 
 def test_killed_while_it_uploads_and_typed_again_it_ends_with_the_same_objects(
-    bucket: Bucket, pets: Path, whole: dict[str, bytes]
+    bucket: Bucket, pets: Path, whole: dict[str, bytes], tmp_path: Path
 ) -> None:
     options = ["source=csv", f"source.root={pets}/list.csv", *OPTIONS, "engine.workers=2", "out=s3://bucket/killed"]
     rng = random.Random(0)
     for _ in range(5):
-        process = subprocess.Popen(
-            command("data_prep", *options), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
+        process = start(tmp_path, *options)
         time.sleep(0.5 + 2 * rng.random())
         process.kill()
-        process.wait()
+        wait_for_the_end(process, tmp_path)
         found = bucket.tree("killed")
         # Whatever is there under a shard's name is whole.
         assert {name: whole[name] for name in shards_of(found)} == shards_of(found)
