@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import islice
 from threading import Lock
 from typing import Any
 
@@ -48,6 +49,7 @@ class OpenFiles:
         self._store = store
         self._lock = Lock()
         self._files: OrderedDict[str, tuple[pq.ParquetFile, npt.NDArray[np.int64]]] = OrderedDict()
+        self._starts: dict[str, npt.NDArray[np.int64]] = {}  # stay where files are closed, so that few are reopened
         self._groups: OrderedDict[tuple[str, int], pa.Array] = OrderedDict()
         self._places: OrderedDict[tuple[str, int], Places | None] = OrderedDict()
         self._places_bytes = 0
@@ -97,14 +99,13 @@ class OpenFiles:
             DamageError: a damaged file.
         """
         with self._lock, self._explain(path):
-            file, starts = self._opened(path)
+            starts = self._starts[path] if path in self._starts else self._opened(path)[1]
             if not 0 <= row < starts[-1]:
                 raise UserError(f"{self.shown(path)}: has no row {row}; it is not what it was when it was listed")
             number = int(np.searchsorted(starts, row, side="right")) - 1
             row_of_group = row - int(starts[number])
             if (path, number) not in self._places:
-                self._keep_places(path, number, self._find_places(path, file, number, columns))
-            self._places.move_to_end((path, number))
+                self._keep_places(path, number, self._find_places(path, self._opened(path)[0], number, columns))
             places, window = self._places[path, number], self._windows.get((path, number))
         if places is not None:
             try:
@@ -149,10 +150,11 @@ class OpenFiles:
         return places
 
     def _keep_places(self, path: str, number: int, places: Places | None) -> None:
+        """Keep them; of too many those before the last go: each task goes over all groups, so the oldest come next."""
         self._places[path, number] = places
         self._places_bytes += places.memory_bytes if places else 0
-        while self._places_bytes > MAX_PLACES_BYTES and len(self._places) > 1:
-            _, dropped = self._places.popitem(last=False)
+        while self._places_bytes > MAX_PLACES_BYTES and len(self._places) > MAX_GROUPS:
+            dropped = self._places.pop(next(islice(reversed(self._places), MAX_GROUPS, None)))
             self._places_bytes -= dropped.memory_bytes if dropped else 0
 
     def _direct(self, path: str) -> ReadAt:
@@ -183,7 +185,8 @@ class OpenFiles:
             rows = [file.metadata.row_group(number).num_rows for number in range(file.num_row_groups)]
             if min(rows, default=0) < 0:
                 raise DamageError(f"{self.shown(path)}: a row group of {min(rows)} rows; damaged")
-            self._files[path] = file, np.concatenate([[0], np.cumsum(rows, dtype=np.int64)])
+            self._starts[path] = np.concatenate([[0], np.cumsum(rows, dtype=np.int64)])
+            self._files[path] = file, self._starts[path]
             while len(self._files) > MAX_OPEN_FILES:
                 self._files.popitem(last=False)
         self._files.move_to_end(path)

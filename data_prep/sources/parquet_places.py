@@ -54,21 +54,26 @@ class Chunk:
 
 
 class Places:
-    """The places of a chunk's values: int64 (rows, 3) of block table or kind, position, bytes."""
+    """The places of a chunk's values, 16 bytes each.
+
+    Args:
+        rows: int64 (rows, 3): number of the table, or a kind; position; bytes.
+    """
 
     def __init__(self, rows: npt.NDArray[np.int64], tables: list[SnappyBlocks]) -> None:
-        self._rows = rows
+        self._kinds = rows[:, 0].astype(np.int32)
+        self._positions = rows[:, 1].copy()
+        self._sizes_bytes = rows[:, 2].astype(np.uint32)
         self._tables = tables
-        self.memory_bytes = 1000 + rows.nbytes + sum(200 + table.starts.nbytes for table in tables)
+        self.memory_bytes = 1000 + 16 * len(rows) + sum(300 + table.starts.nbytes for table in tables)
 
     def size_of(self, row: int) -> int | None:
         """Return how many bytes a row has, None where it has no value."""
-        table, _, size_bytes = self._rows[row].tolist()
-        return None if table == _MISSING else size_bytes
+        return None if self._kinds[row] == _MISSING else int(self._sizes_bytes[row])
 
     def read(self, read_at: ReadAt, row: int) -> bytes:
         """Return the bytes of a row that has a value."""
-        table, position, size_bytes = self._rows[row].tolist()
+        table, position, size_bytes = int(self._kinds[row]), int(self._positions[row]), int(self._sizes_bytes[row])
         if table == _AS_IT_IS:
             return read_at(position, size_bytes)
         return bytes(self._tables[table].unpack(read_at, position=position, size_bytes=size_bytes))

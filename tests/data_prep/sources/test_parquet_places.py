@@ -164,12 +164,26 @@ def test_places_that_do_not_fit_into_memory_are_looked_up_again(
 ) -> None:
     path = tmp_path / "train.parquet"
     contents = images(70)
-    write(path, contents, is_struct=True)
+    write(path, contents, is_struct=True, row_group_size=7)
     monkeypatch.setattr(parquet_files, "MAX_PLACES_BYTES", 1)
     source = open_parquet(str(path))
-    for row in (0, 69, 31, 1, 69):
-        assert source._files.image(path.name, row, columns=source._columns) == contents[row]
-        assert len(source._files._places) == 1
+    for _ in range(2):
+        assert of_source(source, path, 70) == contents
+        assert len(source._files._places) == parquet_files.MAX_GROUPS
+
+
+def test_places_stay_where_files_are_closed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    paths = [tmp_path / f"train-{number}.parquet" for number in range(3)]
+    contents = images(20)
+    for path in paths:
+        write(path, contents, is_struct=True)
+    monkeypatch.setattr(parquet_files, "MAX_OPEN_FILES", 1)
+    source = open_parquet(str(tmp_path))
+    for path in paths:
+        assert of_source(source, path, 20) == contents
+    monkeypatch.setattr(parquet_files, "open_stored", None)
+    for path in paths:
+        assert of_source(source, path, 20) == contents
 
 
 @pytest.mark.parametrize("window_bytes", [parquet_files.REMOTE_WINDOW_BYTES, 1000])
