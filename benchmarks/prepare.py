@@ -20,7 +20,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from benchmarks.measure import REPOSITORY, print_conditions, print_table, rate_text, take_turns
-from pipeline.shards.errors import run_entry_point
+from pipeline.shards.errors import UserError, run_entry_point
 from pipeline.shards.manifest import read_data_set
 
 JPEGS = REPOSITORY.parent / "shared" / "data" / "imagenet-jpegs" / "imagenet_1k_samples.tar"
@@ -63,6 +63,20 @@ def main(argv: list[str]) -> int:
     ]
     print_table(["source", "images/s, median (min to max)", "MB/s", "n"], rows)
     return 0
+
+
+def add_jpegs_options(parser: argparse.ArgumentParser, *, num_images: int) -> None:
+    """Add what the benchmarks have in common that prepare real JPEGs, as many of them as one likes."""
+    parser.add_argument("--images", type=int, default=num_images, help="the JPEGs, again and again under other names")
+    parser.add_argument("--workers", type=int, default=2, help="processes")
+    parser.add_argument("--repeats", type=int, default=3, help="turns")
+    parser.add_argument("--jpegs", type=Path, default=JPEGS, help="tar of class folders of JPEGs under */train/")
+
+
+def check_jpegs(options: argparse.Namespace) -> None:
+    """Raise UserError where the tar is not there."""
+    if not options.jpegs.is_file():
+        raise UserError(f"--jpegs {options.jpegs}: no such file; a tar of class folders of JPEGs is wanted")
 
 
 def time_preparation(overrides: list[str], folder: Path) -> tuple[float, float]:

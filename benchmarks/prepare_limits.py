@@ -39,11 +39,11 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.measure import REPOSITORY, print_conditions, print_table, rate_text, take_turns, warm
-from benchmarks.prepare import JPEGS, unpacked
+from benchmarks.prepare import add_jpegs_options, check_jpegs, unpacked
 from benchmarks.prepare_peers import repeated
 from data_prep.config import Fit
 from data_prep.decode import dct_eighths, decode_jpeg, fitted_box, jpeg_size, resize, scaled
-from pipeline.shards.errors import UserError, run_entry_point
+from pipeline.shards.errors import run_entry_point
 
 RESOLUTION = 64
 MIN_SCALE = 2.0
@@ -62,13 +62,9 @@ def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.prepare_limits", description=(__doc__ or "").split("\n")[0]
     )
-    parser.add_argument("--images", type=int, default=24_000, help="the JPEGs, again and again under other names")
-    parser.add_argument("--workers", type=int, default=2, help="processes")
-    parser.add_argument("--repeats", type=int, default=3, help="turns")
-    parser.add_argument("--jpegs", type=Path, default=JPEGS, help="tar of class folders of JPEGs under */train/")
+    add_jpegs_options(parser, num_images=24_000)
     options = parser.parse_args(argv)
-    if not options.jpegs.is_file():
-        raise UserError(f"--jpegs {options.jpegs}: no such file; a tar of class folders of JPEGs is wanted")
+    check_jpegs(options)
     whole: dict[str, list[float]] = {}
     with tempfile.TemporaryDirectory(dir=".") as folder:
         once = unpacked(options.jpegs, Path(folder).resolve() / "once")

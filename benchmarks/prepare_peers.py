@@ -40,8 +40,8 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from benchmarks.measure import REPOSITORY, print_conditions, print_table, rate_text, take_turns, warm
-from benchmarks.prepare import JPEGS, unpacked
-from pipeline.shards.errors import UserError, run_entry_point
+from benchmarks.prepare import add_jpegs_options, check_jpegs, unpacked
+from pipeline.shards.errors import run_entry_point
 from pipeline.shards.manifest import read_data_set
 
 OURS = "tarmac"
@@ -67,14 +67,10 @@ def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.prepare_peers", description=(__doc__ or "").split("\n")[0]
     )
-    parser.add_argument("--images", type=int, default=8_000, help="the JPEGs, again and again under other names")
+    add_jpegs_options(parser, num_images=8_000)
     parser.add_argument("--resolutions", type=int, nargs="+", default=[64])
-    parser.add_argument("--workers", type=int, default=2, help="processes")
-    parser.add_argument("--repeats", type=int, default=3, help="turns")
-    parser.add_argument("--jpegs", type=Path, default=JPEGS, help="tar of class folders of JPEGs under */train/")
     options = parser.parse_args(argv)
-    if not options.jpegs.is_file():
-        raise UserError(f"--jpegs {options.jpegs}: no such file; a tar of class folders of JPEGs is wanted")
+    check_jpegs(options)
     with tempfile.TemporaryDirectory(dir=".") as folder:
         root = repeated(unpacked(options.jpegs, Path(folder).resolve() / "once"), num_images=options.images)
         classes = sorted(path.name for path in root.iterdir())

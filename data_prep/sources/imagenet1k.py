@@ -17,7 +17,6 @@ from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 
-from data_prep.archives.zip import read_zip_entry
 from data_prep.sources.base import Items, Source
 from data_prep.sources.class_tars import Image
 from data_prep.sources.imagenet_labels import DEVKIT_ARCHIVE, Labels, find_labels
@@ -30,8 +29,9 @@ from data_prep.sources.imagenet_places import (
     find_places,
 )
 from data_prep.sources.parquet import open_parquet
-from data_prep.sources.rows import MAX_IMAGE_BYTES, Row, gathered
+from data_prep.sources.rows import Row, gathered
 from data_prep.sources.wordnet import class_names
+from data_prep.sources.zip_files import read_listed
 from pipeline.shards.errors import UserError
 from pipeline.shards.task import Task
 from pipeline.storage import Store, open_store
@@ -117,9 +117,7 @@ class Imagenet1kSource:
         Raises:
             UserError: the archive or file is gone, or not what it was when it was listed.
         """
-        if path == KAGGLE_ZIP:
-            return read_zip_entry(self._store, path, offset=offset, size_bytes=size_bytes, max_bytes=MAX_IMAGE_BYTES)
-        return self._store.read_at(path, offset=offset, size_bytes=size_bytes)
+        return read_listed(self._store, path, offset=offset, size_bytes=size_bytes)
 
     @cached_property
     def _labels(self) -> Labels:

@@ -19,12 +19,11 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Protocol
 
-from data_prep.archives.zip import read_zip_entry
 from data_prep.sources.base import Items
 from data_prep.sources.class_tars import Image, is_image, sorted_images, tell_others
-from data_prep.sources.rows import MAX_IMAGE_BYTES, Row, gathered
+from data_prep.sources.rows import Row, gathered
 from data_prep.sources.wordnet import Lists, class_names, is_wordnet_id, lines_of, parse_words, read_text
-from data_prep.sources.zip_files import ZipFiles
+from data_prep.sources.zip_files import ZipFiles, read_listed
 from pipeline.shards.errors import DamageError, UserError
 from pipeline.shards.task import Task
 from pipeline.storage import Store, open_store
@@ -114,9 +113,7 @@ class TinyImagenetSource:
         Raises:
             UserError: the zip or file is gone, or not what it was when it was listed.
         """
-        if path == ARCHIVE:
-            return read_zip_entry(self._store, path, offset=offset, size_bytes=size_bytes, max_bytes=MAX_IMAGE_BYTES)
-        return self._store.read_at(path, offset=offset, size_bytes=size_bytes)
+        return read_listed(self._store, path, offset=offset, size_bytes=size_bytes)
 
     def _train_rows(self) -> Iterator[Row]:
         numbers = {class_id: number for number, class_id in enumerate(self.class_ids)}

@@ -15,6 +15,7 @@ from functools import cached_property
 
 from data_prep.archives.zip import ZipEntry, list_zip, read_zip_entry
 from data_prep.sources.class_tars import Image
+from data_prep.sources.rows import MAX_IMAGE_BYTES
 from pipeline.shards.errors import DamageError, UserError
 from pipeline.storage import Store
 
@@ -61,3 +62,15 @@ class ZipFiles:
             twice = next(name for name, count in Counter(entry.name for entry in entries).items() if count > 1)
             raise DamageError(f"{self.location}: holds {twice} twice; get it again")
         return by_name
+
+
+def read_listed(store: Store, path: str, *, offset: int, size_bytes: int) -> bytes:
+    """Return the bytes of an image as it was listed: in a zip, where `path` is one, else in a tar or a file of its own.
+
+    Raises:
+        UserError: the archive or file is gone, or not what it was when it was listed.
+        DamageError: the zip is damaged there, or its entry too large for an image.
+    """
+    if path.endswith(".zip"):
+        return read_zip_entry(store, path, offset=offset, size_bytes=size_bytes, max_bytes=MAX_IMAGE_BYTES)
+    return store.read_at(path, offset=offset, size_bytes=size_bytes)
