@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from web_shards import write_shards
 
 from data_prep import shard_task
 from data_prep.engines import local
@@ -29,3 +30,9 @@ def built(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     monkeypatch.setattr(local, "build_shard", build)
     return names
+
+
+@pytest.fixture
+def shards(tmp_path: Path) -> Path:
+    write_shards(tmp_path / "web", counts={"train": 10, "val": 3})
+    return tmp_path / "web"
