@@ -14,6 +14,7 @@ PIPELINE = sorted((ROOT / "pipeline").rglob("*.py"))
 DATA_PREP = sorted((ROOT / "data_prep").rglob("*.py"))
 # Lower layers know nothing of higher ones; parts of one layer may use each other. What is not named is an entry point.
 LAYERS = {
+    "native": 0,
     "shards": 0,
     "storage": 1,
     "data": 1,
