@@ -46,8 +46,20 @@ class StepPlan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Augmentation:
+    """What is done to training images on their device, the same for an image whatever the rank."""
+
     flip: bool
     crop_padding: int
+
+    def __bool__(self) -> bool:
+        return self.flip or self.crop_padding > 0
+
+    def apply(self, images_BHWC: torch.Tensor, positions_B: torch.Tensor, *, seed: int, epoch: int) -> torch.Tensor:
+        """Return augmented uint8 images; `positions_B` are their places in the epoch's order."""
+        if not self:
+            return images_BHWC
+        bits_B = augmentation_bits(positions_B, seed=seed, epoch=epoch)
+        return random_flip_crop(images_BHWC, bits_B, flip=self.flip, crop_padding=self.crop_padding)
 
 
 class ClassifierModule(pl.LightningModule):
@@ -78,6 +90,7 @@ class ClassifierModule(pl.LightningModule):
         self.register_buffer("std", torch.tensor(list(std), dtype=torch.float32), persistent=False)
         self.grad_norm: torch.Tensor | None = None
         self.eval_metrics: dict[str, float] = {}
+        self.num_extra_sums = 2
 
     @property
     def finished_steps(self) -> int:
@@ -88,8 +101,8 @@ class ClassifierModule(pl.LightningModule):
         return self.make_optimizer(self.model)
 
     def on_fit_start(self) -> None:
-        # Two numbers ride along in the same all-reduce: seconds waited for data, and seconds passed.
-        self.train_sums = MetricSums(self.device, num_extra=2)
+        # The recorder's own numbers ride along in the same all-reduce.
+        self.train_sums = MetricSums(self.device, num_extra=self.num_extra_sums)
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         noise_seed = make_key("noise", self.seed, batch.step, batch.micro, self.global_rank) >> 1
@@ -103,18 +116,17 @@ class ClassifierModule(pl.LightningModule):
                 group["lr"] = rate
 
     def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
-        images_BHWC = batch.images_BHWC
-        if self.augmentation.flip or self.augmentation.crop_padding:
-            bits_B = augmentation_bits(batch.positions_B, seed=self.seed, epoch=batch.epoch)
-            images_BHWC = random_flip_crop(
-                images_BHWC, bits_B, flip=self.augmentation.flip, crop_padding=self.augmentation.crop_padding
-            )
-        logits_BK = self.model(normalise(images_BHWC, self.mean, self.std))
+        logits_BK = self.model(self.pixels_of(batch))
         losses_B = self.objective(logits_BK, batch.labels_B)
         self.train_sums.add(logits_BK, batch.labels_B, losses_B, batch.weights_B)
         # Lightning divides by the number of micro-batches and DDP by that of ranks; the sum is wanted.
         scale = self.trainer.world_size * self.plan.micro_batches / batch.global_weight
         return (losses_B * batch.weights_B).sum() * scale
+
+    def pixels_of(self, batch: Batch) -> torch.Tensor:
+        """Return what the model is trained on, (B, D): the batch's images augmented and normalised."""
+        images_BHWC = self.augmentation.apply(batch.images_BHWC, batch.positions_B, seed=self.seed, epoch=batch.epoch)
+        return normalise(images_BHWC, self.mean, self.std)
 
     def configure_gradient_clipping(self, optimizer: torch.optim.Optimizer, *_: Any, **__: Any) -> None:
         """Clip by the global norm; measure the norm, without synchronising, whenever it is clipped."""
