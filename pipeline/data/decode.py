@@ -1,0 +1,234 @@
+"""From the bytes of many images to rows of a batch: the parts that are seen, decoded, resized and mirrored.
+
+    decoder = Decoder(threads=2)
+    jobs = make_jobs(views, offsets=offsets, sizes_bytes=sizes, heights_B=heights, widths_B=widths)
+    failures = decoder.decode(mapped_bytes, jobs, out=images_BHWC)      # {17: "image file is truncated"}
+
+JPEGs are a matter for native code (pipeline/native/jpeg.c), which undoes no more than the view needs. What it does not
+take (PNG, WebP, CMYK, anything that libjpeg has a complaint about) Pillow decodes whole, and Pillow decides what is a
+bad image. Without native code simplejpeg decodes JPEGs whole. All of them resize with the same antialiased linear
+filter and differ by a rounding.
+
+Axes: B batch, H height, W width, C channels.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import io
+import itertools
+import os
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import PIL
+import simplejpeg
+from PIL import Image
+
+from pipeline.data.crop import Int64Array, Views
+from pipeline.native import Absent, load
+
+UInt8Array = npt.NDArray[np.uint8]
+Jobs = npt.NDArray[np.void]
+
+# As `struct job` in pipeline/native/jpeg.c.
+JOB = np.dtype(
+    [
+        ("offset", "<i8"),
+        ("size_bytes", "<i8"),
+        ("box", "<f8", (4,)),
+        ("region", "<i4", (4,)),
+        ("height", "<i4"),
+        ("width", "<i4"),
+        ("flip", "<i4"),
+        ("result", "<i4"),
+    ]
+)
+# Values of `result`; others say why native code left an image to Pillow.
+DECODED = 0
+NOT_TRIED = -1
+# Pillow opens no more, and preparation takes no more.
+MAX_PIXELS = 178_956_970
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
+CHANNELS = 3
+
+
+def make_jobs(
+    views: Views, *, offsets: Int64Array, sizes_bytes: Int64Array, heights_B: Int64Array, widths_B: Int64Array
+) -> Jobs:
+    """Return jobs (B,) for images at these offsets of some bytes; heights and widths are of the whole images."""
+    jobs = np.zeros(len(offsets), dtype=JOB)
+    jobs["offset"], jobs["size_bytes"] = offsets, sizes_bytes
+    jobs["box"], jobs["region"], jobs["flip"] = views.boxes, views.regions, views.flips
+    jobs["height"], jobs["width"] = heights_B, widths_B
+    jobs["result"] = NOT_TRIED
+    return jobs
+
+
+class Decoder:
+    """Owns the threads.
+
+    Attributes:
+        absence: why there is no native decoder, which costs about half of the speed; None where there is one.
+    """
+
+    def __init__(self, *, threads: int | None = None) -> None:
+        """Start with so many threads; None for one to each processor that this process may use."""
+        self.num_threads = threads or num_processors()
+        native = native_library()
+        self.absence = native.reason if isinstance(native, Absent) else None
+        self._native = None if isinstance(native, Absent) else native
+        self._pool = ThreadPoolExecutor(self.num_threads, thread_name_prefix="decode")
+
+    def decode(self, content: UInt8Array, jobs: Jobs, *, out: UInt8Array) -> dict[int, str]:
+        """Fill `out`, contiguous (B, H, W, 3), and return why, by its index, an image cannot be decoded.
+
+        May be called from several threads at once, whose jobs then follow each other.
+        """
+        if self._native is not None:
+            self._decode_natively(content, jobs, out)
+        rest = np.flatnonzero(jobs["result"] != DECODED).tolist()
+        waiting = iter(rest)
+        failures: dict[int, str] = {}
+        with_pillow = [
+            self._pool.submit(self._decode_rest, waiting, failures, content, jobs, out)
+            for _ in range(min(self.num_threads, len(rest)))
+        ]
+        for future in with_pillow:
+            future.result()
+        return failures
+
+    def close(self) -> None:
+        """End the threads; what they do not do yet is left undone."""
+        self._pool.shutdown(cancel_futures=True)
+
+    def _decode_natively(self, content: UInt8Array, jobs: Jobs, out: UInt8Array) -> None:
+        """Share the jobs out among the threads, one by one, in C."""
+        assert self._native is not None
+        assert out.flags.c_contiguous
+        assert jobs.flags.c_contiguous
+        begun = ctypes.c_int64(0)
+        arguments = (
+            content.ctypes.data,
+            jobs.ctypes.data,
+            len(jobs),
+            ctypes.byref(begun),
+            out.ctypes.data,
+            *out.shape[1:3],
+        )
+        calls = [
+            self._pool.submit(self._native.tarmac_decode_jpegs, *arguments)
+            for _ in range(min(self.num_threads, len(jobs)))
+        ]
+        for call in calls:
+            call.result()
+
+    def _decode_rest(
+        self, waiting: Iterator[int], failures: dict[int, str], content: UInt8Array, jobs: Jobs, out: UInt8Array
+    ) -> None:
+        for index in waiting:
+            try:
+                decode_one(content, jobs[index], out=out[index], fast_jpeg=self._native is None)
+            except Exception as error:  # Pillow's decoders raise almost anything on broken input
+                failures[index] = " ".join(str(error).split()) or type(error).__name__
+
+
+def decode_one(content: UInt8Array, job: Any, *, out: UInt8Array, fast_jpeg: bool = False) -> None:
+    """Decode one job's image whole and put its view into `out` (H, W, 3).
+
+    Args:
+        fast_jpeg: try simplejpeg, which is twice as fast as Pillow but takes no JPEG that is odd.
+
+    Raises:
+        ValueError, OSError, and whatever else Pillow raises: the image cannot be decoded, or is of another size.
+    """
+    start = int(job["offset"])
+    image = content[start : start + int(job["size_bytes"])].tobytes()
+    size = int(job["width"]), int(job["height"])
+    if size[0] * size[1] > MAX_PIXELS:
+        raise ValueError(f"{size[0]}x{size[1]} pixels, at most {MAX_PIXELS:,} wanted")
+    left, top, width, height = (int(number) for number in job["region"])
+    box_left, box_top, box_width, box_height = (float(number) for number in job["box"])
+    picture = _fast_picture(image, size) if fast_jpeg else None
+    if picture is None:
+        picture = Image.open(io.BytesIO(image), formats=FORMATS)
+        if picture.size != size:
+            found = f"{picture.size[0]}x{picture.size[1]}"
+            raise ValueError(f"is {found} pixels, the sidecar says {size[0]}x{size[1]}")
+    picture = _to_rgb(picture.crop((left, top, left + width, top + height)))
+    right, bottom = min(box_left - left + box_width, width), min(box_top - top + box_height, height)
+    picture = picture.resize(
+        (out.shape[1], out.shape[0]),
+        Image.Resampling.BILINEAR,
+        box=(box_left - left, box_top - top, right, bottom),
+    )
+    pixels = np.asarray(picture)
+    out[:] = pixels[:, ::-1] if job["flip"] else pixels
+
+
+def _fast_picture(image: bytes, size: tuple[int, int]) -> Image.Image | None:
+    """Return a JPEG's pixels by simplejpeg, None where it has any complaint."""
+    if not image.startswith(b"\xff\xd8\xff"):
+        return None
+    try:
+        height, width, colours, _ = simplejpeg.decode_jpeg_header(image)
+        if (width, height) != size or colours not in ("YCbCr", "RGB", "Gray"):
+            return None
+        return Image.fromarray(simplejpeg.decode_jpeg(image, "RGB"))
+    except ValueError:
+        return None
+
+
+def _to_rgb(picture: Image.Image) -> Image.Image:
+    """Convert to 8-bit RGB: CMYK, palettes and 16 bits included; what is transparent shows its own colour."""
+    if picture.mode.startswith("I;16") or picture.mode == "I":
+        scaled: Any = np.asarray(picture).astype(np.uint32) / 257.0
+        picture = Image.fromarray(np.clip(np.rint(scaled), 0, 255).astype(np.uint8))
+    if picture.mode == "P" and "transparency" in picture.info:
+        picture = picture.convert("RGBA")  # to RGB at once Pillow warns
+    return picture if picture.mode == "RGB" else picture.convert("RGB")
+
+
+def num_processors() -> int:
+    """Return how many processors this process may use."""
+    if sys.platform == "linux":
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+@cache
+def native_library() -> ctypes.CDLL | Absent:
+    """Return the native library with a libjpeg-turbo opened for it, or why there is none."""
+    library = load()
+    if isinstance(library, Absent):
+        return library
+    library.tarmac_jpeg_open.argtypes = (ctypes.c_char_p,)
+    library.tarmac_jpeg_job_bytes.restype = ctypes.c_int64
+    library.tarmac_decode_jpegs.restype = None
+    library.tarmac_decode_jpegs.argtypes = (
+        ctypes.c_void_p,
+        ctypes.c_void_p,
+        ctypes.c_int64,
+        ctypes.POINTER(ctypes.c_int64),
+        ctypes.c_void_p,
+        ctypes.c_int,
+        ctypes.c_int,
+    )
+    assert library.tarmac_jpeg_job_bytes() == JOB.itemsize
+    if any(library.tarmac_jpeg_open(path.encode()) == 0 for path in _libjpegs()):
+        return library
+    return Absent(reason="no libjpeg-turbo 3 was found: Pillow's wheel has one (pip install --force-reinstall pillow)")
+
+
+def _libjpegs() -> Iterator[str]:
+    """Yield where a libjpeg of interface 62 may be: in Pillow's wheels for Linux, for macOS, in the system."""
+    folder = Path(PIL.__file__).parent
+    wheels = (folder.parent / "pillow.libs").glob("libjpeg-*.so.62*"), (folder / ".dylibs").glob("libjpeg.62*.dylib")
+    yield from sorted(str(path) for path in itertools.chain(*wheels))
+    yield from ("libjpeg.so.62", "libjpeg.62.dylib")

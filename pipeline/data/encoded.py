@@ -1,0 +1,216 @@
+"""Reading encoded samples: sample ids in, the parts of JPEG, PNG and WebP images that are seen out, and labels.
+
+    reader = EncodedReader(data_set, "train", size=(224, 224), crop=RandomCrop(seed=7))
+    labels_B = reader.fill(slots, epoch=0, out=images_BHWC)       # torch uint8 (B, 224, 224, 3), filled in place
+
+The files' bytes are slices of the mapped shards: nothing is copied or read before it is decoded. Where each image is,
+and how large, its shard's sidecar says, so that what will be seen of it is known beforehand. Own shards of the encoded
+layout and foreign ones are read alike.
+
+Memory: 32 bytes a sample, and a thread's own while it decodes: for a sequential JPEG the rows that the filter covers
+at once (under 1 MB at 12 million pixels), for a progressive one its coefficients (3 bytes a pixel where colours are
+halved both ways, at most 6), for PNG, WebP and what else is left to Pillow the whole image (3 to 8 bytes a pixel).
+
+Axes: B batch, H height, W width, C channels, K labels.
+"""
+
+from __future__ import annotations
+
+import shlex
+import threading
+import zlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from pipeline.data.crop import Crop
+from pipeline.data.decode import CHANNELS, Decoder, make_jobs
+from pipeline.data.order import Slots
+from pipeline.data.reader import AllAtHand, Feed, Int64Array, Use
+from pipeline.shards.check import check_sizes
+from pipeline.shards.errors import DamageError, UserError
+from pipeline.shards.index import NO_LABEL, IndexRows, check_index, read_index
+from pipeline.shards.manifest import DataSet, ShardEntry
+from pipeline.shards.mapping import MappedFiles
+from pipeline.shards.task import Task
+
+# Of a sample, what is kept of its sidecar's row; `offset` counts from the start of the mapped range.
+SAMPLE = np.dtype([("offset", "<i8"), ("size_bytes", "<i8"), ("height", "<i4"), ("width", "<i4"), ("label", "<i8")])
+
+# Maps the shards that are about to be read into their places of a range.
+MakeFeed = Callable[[MappedFiles], Feed]
+
+
+class EncodedReader:
+    """Random access to one encoded or foreign split.
+
+    Attributes:
+        decoder: whose `absence` says why decoding is slow, where it is.
+    """
+
+    def __init__(
+        self,
+        data_set: DataSet,
+        split_name: str,
+        *,
+        size: tuple[int, int],
+        crop: Crop,
+        threads: int | None = None,
+        make_feed: MakeFeed | None = None,
+    ) -> None:
+        """Open a split.
+
+        Args:
+            size: height and width of the images that `fill` gives.
+            crop: what is seen of each image.
+            threads: that decode; None for one to each processor that this process may use.
+            make_feed: keeps the shards at hand; None for local ones, which are checked for their lengths and mapped
+                here. A shard's sidecar is read at its first use.
+
+        Raises:
+            UserError: the data set is packed, has no such split, or its shards are not local.
+            DamageError: a file is missing or of another length.
+        """
+        if data_set.packed is not None:
+            raise UserError(f"{data_set.root}: holds the packed layout, encoded images were asked for")
+        if min(size) < 1 or max(size) > 65_535:
+            raise UserError(f"size {size[0]}x{size[1]}: 1 to 65535 each wanted")
+        self.data_set = data_set
+        self.split = data_set.split(split_name)
+        self.crop, self._size = crop, size
+        shards = self.split.shards
+        if make_feed is None:
+            if "://" in (self.split.shards_at or ""):
+                raise UserError(f"{data_set.root}: the shards lie at {self.split.shards_at}, which is not local")
+            check_sizes(self.split)
+        self._mapped = MappedFiles([shard.size_bytes for shard in shards])
+        self._feed: Feed = AllAtHand() if make_feed is None else make_feed(self._mapped)
+        if make_feed is None:
+            for number, shard in enumerate(shards):
+                self._mapped.map_file(number, shard.path)
+        counts = [shard.num_samples for shard in shards]
+        self._first_ids = np.concatenate([[0], np.cumsum(counts)[:-1]]).astype(np.int64)
+        # Pages of it that no sidecar has filled yet take no memory.
+        self._samples = np.empty(self.split.num_samples, dtype=SAMPLE)
+        self._labels: list[npt.NDArray[np.int32] | None] = [None] * len(shards)
+        self._known = np.zeros(len(shards), dtype=np.bool_)
+        self._reading = threading.Lock()
+        self.decoder = Decoder(threads=threads)
+
+    @property
+    def num_samples(self) -> int:
+        return self.split.num_samples
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(height, width, channels)."""
+        return (*self._size, CHANNELS)
+
+    def start(self, uses: Iterator[Use]) -> None:
+        self._feed.start(uses)
+
+    def fill(self, slots: Slots, *, epoch: int, out: torch.Tensor) -> Int64Array:
+        """Decode what is seen of the slots' samples into `out` and return their labels, int64 (B,) or (B, K).
+
+        Raises:
+            DamageError: an image cannot be decoded, or a sidecar does not describe its shard.
+        """
+        sample_ids = slots.sample_ids
+        shards = np.searchsorted(self._first_ids, sample_ids, side="right") - 1
+        self._feed.wait_for(shards)
+        if not self._known[shards].all():
+            self._read_sidecars(shards)
+        samples = self._samples[sample_ids]
+        sizes = {"heights_B": samples["height"].astype(np.int64), "widths_B": samples["width"].astype(np.int64)}
+        views = self.crop.views(slots.positions, epoch=epoch, size=self._size, **sizes)
+        jobs = make_jobs(views, offsets=samples["offset"], sizes_bytes=samples["size_bytes"], **sizes)
+        failures = self.decoder.decode(self._mapped.array, jobs, out=out.numpy())
+        for index in sorted(failures):
+            raise self._damage(int(shards[index]), int(sample_ids[index]), failures[index])
+        if self.data_set.task is Task.multilabel:
+            return self._multilabels(shards, sample_ids)
+        return np.ascontiguousarray(samples["label"])
+
+    def finish(self, step: int) -> None:
+        self._feed.finish(step)
+
+    def close(self) -> None:
+        """Unmap the shards; the reader must not be used afterwards."""
+        self.decoder.close()
+        self._feed.close()
+        self._mapped.close()
+
+    def _read_sidecars(self, shards: Int64Array) -> None:
+        """Read and check those of these shards' sidecars that were not read yet."""
+        with self._reading:
+            for number in np.unique(shards[~self._known[shards]]).tolist():
+                shard = self.split.shards[number]
+                rows = self._rows(shard)
+                _check_images(shard, rows)
+                first = int(self._first_ids[number])
+                samples = self._samples[first : first + len(rows)]
+                samples["offset"] = rows["image_offset"] + np.uint64(self._mapped.starts[number])
+                for name in ("height", "width"):
+                    samples[name] = rows[name]
+                samples["size_bytes"] = rows["image_bytes"]
+                if self.data_set.task is Task.multilabel:
+                    self._labels[number] = np.array(rows["labels"])
+                else:
+                    samples["label"] = rows["label"]
+                self._known[number] = True
+
+    def _rows(self, shard: ShardEntry) -> IndexRows:
+        rows = read_index(shard.index_path, num_samples=shard.num_samples)
+        check_index(
+            shard.index_path,
+            rows,
+            shard_bytes=shard.size_bytes,
+            num_classes=self.data_set.num_classes,
+            packed=None,
+            task=self.data_set.task,
+        )
+        return rows
+
+    def _multilabels(self, shards: Int64Array, sample_ids: Int64Array) -> Int64Array:
+        """Return labels (B, K), as many columns as the widest of the batch's sidecars has."""
+        used = {number: self._labels[number] for number in np.unique(shards).tolist()}
+        labels = np.full((len(shards), max(rows.shape[1] for rows in used.values() if rows is not None)), NO_LABEL)
+        for number, rows in used.items():
+            assert rows is not None
+            here = np.flatnonzero(shards == number)
+            labels[here, : rows.shape[1]] = rows[sample_ids[here] - self._first_ids[number]]
+        return labels.astype(np.int64)
+
+    def _damage(self, number: int, sample_id: int, reason: str) -> DamageError:
+        """Return the error of an image that cannot be decoded; its CRC-32 tells whether it was ever right."""
+        shard = self.split.shards[number]
+        record = sample_id - int(self._first_ids[number])
+        row: Any = self._rows(shard)[record]
+        start = int(self._mapped.starts[number]) + int(row["record_offset"])
+        content = self._mapped.array[start : start + int(row["record_bytes"])]
+        is_changed = zlib.crc32(content.data) != int(row["crc32"])
+        root = shlex.quote(f"path={self.data_set.root}")
+        if self.data_set.is_foreign:
+            mend = "get this tar again, or leave the sample out of it and adopt it anew (python -m data_prep.index)"
+        elif is_changed:
+            mend = f"to mend: python -m data_prep.repair {root}"
+        else:
+            mend = "prepare the data again with layout.decode_check=true, which leaves such images out and lists them"
+        state = "its bytes have changed, CRC-32 differs" if is_changed else "its bytes are those that were stored"
+        source = bytes(row["source_key"]).decode("utf-8", "replace")
+        return DamageError(
+            f"{shard.path}: record {record} (sample {source}) cannot be decoded: {reason}; {state}; {mend}"
+        )
+
+
+def _check_images(shard: ShardEntry, rows: IndexRows) -> None:
+    """Check that every image has a size, which a crop could not be placed without."""
+    bad = (rows["height"] < 1) | (rows["width"] < 1) | (rows["image_bytes"] < 1)
+    bad |= rows["height"].astype(np.uint64) * rows["width"].astype(np.uint64) > np.uint64(1 << 40)
+    if bad.any():
+        record = int(np.argmax(bad))
+        size = f"{rows['width'][record]}x{rows['height'][record]}"
+        raise DamageError(f"{shard.index_path}: record {record} has an image of {size} pixels")
