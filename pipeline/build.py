@@ -21,6 +21,7 @@ from torch import nn
 from pipeline.config import (
     FULL_BATCH,
     AdamWConfig,
+    AugmentConfig,
     BottleneckMlpConfig,
     Check,
     ConstantConfig,
@@ -229,6 +230,11 @@ def build_optimizer(config: OptimizerConfig, model: nn.Module) -> torch.optim.Op
     raise TypeError(f"no optimizer for {type(config).__name__}")
 
 
+def build_augmentation(config: AugmentConfig) -> Augmentation:
+    """Return what is done to training images on their device."""
+    return Augmentation(flip=config.flip, crop_padding=config.crop_padding)
+
+
 def build_module(config: TrainConfig, data_set: DataSet, plan: StepPlan) -> ClassifierModule:
     """Return the Lightning module for a packed data set."""
     layout = data_set.packed
@@ -250,7 +256,7 @@ def build_module(config: TrainConfig, data_set: DataSet, plan: StepPlan) -> Clas
         eval_objective=eval_objective,
         make_optimizer=functools.partial(build_optimizer, config.optimizer),
         plan=plan,
-        augmentation=Augmentation(flip=config.augment.flip, crop_padding=config.augment.crop_padding),
+        augmentation=build_augmentation(config.augment),
         mean=mean,
         std=std,
         seed=config.seed,
