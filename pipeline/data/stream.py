@@ -1,8 +1,8 @@
 """Training from a stream: shards without sidecars and manifest, read by the webdataset library from front to back.
 
     shards = expand_shards("https://host/shard-{0000..0146}.tar")
-    facts = stream_facts(shards, split="train", num_samples=1_281_167, num_classes=1000, layout=layout)
-    reader = StreamReader(shards, facts=facts, seed=0, rank=0, world_size=2)
+    facts = stream_facts(shards, split="train", num_samples=1_281_167, num_classes=1000, size=(224, 224))
+    reader = StreamReader(shards, facts=facts, crop=RandomCrop(seed=0), seed=0, rank=0, world_size=2)
     order = StreamOrder(num_samples=reader.num_samples, batch_size=1024)
     for batch in BatchLoader(reader, order, rank=0, world_size=2):
 
@@ -41,9 +41,11 @@ import webdataset
 from braceexpand import braceexpand
 from webdataset.tariterators import group_by_keys, tar_file_expander
 
+from pipeline.data.crop import Crop
+from pipeline.data.decode import CHANNELS, Decoder, UInt8Array, make_jobs
 from pipeline.data.order import Slots
 from pipeline.data.reader import Int64Array, Use
-from pipeline.data.stream_sample import BadSample, Pixels, decode_sample, is_wanted
+from pipeline.data.stream_sample import BadSample, ParsedSample, is_wanted, parse_sample
 from pipeline.data.stream_shard import StreamedShard
 from pipeline.shards.errors import DamageError, UserError
 from pipeline.shards.keyed import make_key
@@ -53,13 +55,17 @@ from pipeline.shards.task import Task
 
 log = logging.getLogger(__name__)
 
+# Pixels (height, width, channels) and the class number.
+Decoded = tuple[UInt8Array, int]
 # As the library groups it: `__key__`, `__url__`, and each member's bytes by its extension.
 Sample = dict[str, Any]
 
 MAX_SHARDS = 1_000_000
 RANGE = re.compile(r"\{(-?\d+)\.\.(-?\d+)")
 MAX_BUFFER_BYTES = 1 << 30
-DECODES_AHEAD = 4  # for each thread
+# Samples to decode together, and how many blocks of them ahead of the consumer.
+BLOCK_SAMPLES = 32
+BLOCKS_AHEAD = 2
 WEAKER = (
     "against an indexed data set it lacks: an order that is the same for any number of ranks; resuming where it was"
     " killed (the rest of that epoch is drawn anew); checksums; and each sample once an epoch (some come twice, others"
@@ -126,10 +132,10 @@ def expand_shards(shards: str | Sequence[str]) -> tuple[str, ...]:
 
 
 def stream_facts(
-    shards: Sequence[str], *, split: str, num_samples: int, num_classes: int, layout: PackedLayout
+    shards: Sequence[str], *, split: str, num_samples: int, num_classes: int, size: tuple[int, int]
 ) -> DataSet:
     """Return a data set of one split that says of a stream what its user says of it."""
-    spelling = json.dumps([*shards, num_samples, num_classes, layout.height, layout.width, layout.channels])
+    spelling = json.dumps([*shards, num_samples, num_classes, *size])
     identity = hashlib.sha256(spelling.encode()).hexdigest()
     classes = tuple(str(number) for number in range(num_classes))
     return DataSet(
@@ -138,7 +144,7 @@ def stream_facts(
         task=Task.classification,
         classes=classes,
         class_ids=classes,
-        packed=layout,
+        packed=PackedLayout(height=size[0], width=size[1], channels=CHANNELS),
         is_foreign=True,
         splits={split: Split(name=split, shards=(), num_samples=num_samples, manifest_sha256=identity)},
         statistics=None,
@@ -153,6 +159,7 @@ class StreamReader:
     Args:
         shards: paths, URLs and `pipe:` commands.
         facts: from `stream_facts`, with the split of this reader.
+        crop: what is seen of each image; a random one is keyed by the sample's number in its rank's stream.
         shuffle_samples: how many samples the buffer holds from which the next one is drawn; bounded in bytes too.
             0: as they come.
         in_order: for evaluation: every shard in order, once, by every rank, which decodes only its own samples. The
@@ -161,7 +168,7 @@ class StreamReader:
             shards than ranks.
         max_rejected: bad samples that a rank may skip in an epoch before it is an error.
         label_field: field of `.json` members that holds the class number.
-        threads: that decode.
+        threads: that decode; None for one to each processor that this process may use.
     """
 
     def __init__(
@@ -169,6 +176,7 @@ class StreamReader:
         shards: Sequence[str],
         *,
         facts: DataSet,
+        crop: Crop,
         seed: int,
         rank: int,
         world_size: int,
@@ -177,7 +185,7 @@ class StreamReader:
         resampled: bool = False,
         max_rejected: int = 0,
         label_field: str = "label",
-        threads: int = 2,
+        threads: int | None = None,
     ) -> None:
         """Open a stream; no shard is opened yet.
 
@@ -201,13 +209,14 @@ class StreamReader:
         self._key = ("stream", seed)
         self._rank, self._world_size = rank, world_size
         self._shuffle_samples, self._resampled, self._in_order = shuffle_samples, resampled, in_order
-        self._max_rejected, self._label_field, self._threads = max_rejected, label_field, threads
+        self._max_rejected, self._label_field = max_rejected, label_field
+        self._crop, self._decoder = crop, Decoder(threads=threads)
         self._turn = threading.Condition()
         self._stopped = threading.Event()
         self._ids: Iterator[int] = iter(())
         self._next_id: int | None = None
-        self._last: tuple[int, Pixels, int] | None = None
-        self._decoded: Iterator[tuple[Pixels, int]] = iter(())
+        self._last: tuple[int, UInt8Array, int] | None = None
+        self._decoded: Iterator[Decoded] = iter(())
         self._shard: StreamedShard | None = None
         self._pool: ThreadPoolExecutor | None = None
         self._error: BaseException | None = None
@@ -227,7 +236,7 @@ class StreamReader:
 
     def start(self, uses: Iterator[Use]) -> None:
         """Begin the stream of one epoch, or of its rest; it is a function of seed, first step and rank."""
-        self.close()
+        self._leave()
         first = next(uses, None)
         if first is None:
             return
@@ -236,11 +245,11 @@ class StreamReader:
         self._ids, wanted = itertools.tee(ids)
         self._next_id = next(self._ids)
         self._last, self._error, self.num_rejected = None, None, 0
-        self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="stream")
+        self._pool = ThreadPoolExecutor(BLOCKS_AHEAD, thread_name_prefix="stream")
         samples = self._samples(first_step=first[0])
         if self._in_order:
             samples = self._picked(samples, wanted)
-        self._decoded = self._decode_ahead(samples, self._pool)
+        self._decoded = self._decode_ahead(samples, first_step=first[0])
 
     def fill(self, slots: Slots, *, epoch: int, out: torch.Tensor) -> Int64Array:
         """Put the stream's next samples into `out` when it is these slots' turn, and return their labels (B,).
@@ -276,7 +285,12 @@ class StreamReader:
         pass
 
     def close(self) -> None:
-        """End what is under way; `start` begins anew."""
+        """Let go of everything; the reader must not be used afterwards."""
+        self._leave()
+        self._decoder.close()
+
+    def _leave(self) -> None:
+        """End the stream that is under way."""
         self._stopped.set()
         with self._turn:
             if self._pool is not None:
@@ -369,32 +383,67 @@ class StreamReader:
             f"{self.shards[0]} and on: {found} samples to evaluate on, data.val_stream_samples={self.num_samples} said"
         )
 
-    def _decode_ahead(self, samples: Iterator[Sample], pool: ThreadPoolExecutor) -> Iterator[tuple[Pixels, int]]:
-        """Yield decoded samples in their order, with several under way; bad ones are counted and left out."""
-        decode = functools.partial(
-            decode_sample, layout=self.layout, num_classes=self.data_set.num_classes, label_field=self._label_field
-        )
-        waiting: deque[tuple[Sample, Future[tuple[Pixels, int]]]] = deque()
-        for sample in samples:
-            waiting.append((sample, pool.submit(decode, sample)))
-            if len(waiting) > DECODES_AHEAD * self._threads:
-                yield from self._accepted(*waiting.popleft())
-        while waiting:
-            yield from self._accepted(*waiting.popleft())
+    def _decode_ahead(self, samples: Iterator[Sample], *, first_step: int) -> Iterator[Decoded]:
+        """Yield decoded samples in their order, some blocks of them under way; bad ones are counted and left out."""
+        assert self._pool is not None
+        waiting: deque[Future[list[Decoded | UserError]]] = deque()
+        for first in itertools.count(0, BLOCK_SAMPLES):
+            block = list(itertools.islice(samples, BLOCK_SAMPLES))
+            if block:
+                numbers = np.arange(first, first + len(block)) * self._world_size + self._rank
+                waiting.append(self._pool.submit(self._decode_block, block, numbers, first_step))
+            while waiting and (len(waiting) > BLOCKS_AHEAD or not block):
+                for found in waiting.popleft().result():
+                    if isinstance(found, UserError):
+                        self._reject(found)
+                    else:
+                        yield found
+            if not block:
+                return
 
-    def _accepted(self, sample: Sample, decoded: Future[tuple[Pixels, int]]) -> Iterator[tuple[Pixels, int]]:
-        try:
-            found = decoded.result()
-        except BadSample as reason:
-            self.num_rejected += 1
-            what = f"{sample['__url__']}: sample {sample['__key__']!a}: {reason}"
-            if self._in_order or self.num_rejected > self._max_rejected:
-                skip = "" if self._in_order else f"; over data.stream_max_rejected={self._max_rejected} bad samples"
-                raise UserError(what + skip) from None
-            if self.num_rejected == 1:
-                log.warning("%s; skipped, and up to %d such in an epoch", what, self._max_rejected)
-            return
-        yield found
+    def _decode_block(self, block: list[Sample], numbers: Int64Array, first_step: int) -> list[Decoded | UserError]:
+        """Decode samples together; what is seen of each follows from its number in this rank's stream."""
+        results: list[Decoded | UserError] = [self._bad(sample, "cannot be decoded") for sample in block]
+        parsed: dict[int, ParsedSample] = {}
+        for place, sample in enumerate(block):
+            try:
+                parsed[place] = parse_sample(
+                    sample, num_classes=self.data_set.num_classes, label_field=self._label_field
+                )
+            except BadSample as reason:
+                results[place] = self._bad(sample, str(reason))
+        if not parsed:
+            return results
+        places, images = list(parsed), [sample.image for sample in parsed.values()]
+        sizes_bytes = np.array([len(image) for image in images], dtype=np.int64)
+        heights_B = np.array([sample.height for sample in parsed.values()], dtype=np.int64)
+        widths_B = np.array([sample.width for sample in parsed.values()], dtype=np.int64)
+        views = self._crop.views(
+            numbers[places], epoch=first_step, heights_B=heights_B, widths_B=widths_B, size=self.image_shape[:2]
+        )
+        offsets = np.cumsum(sizes_bytes) - sizes_bytes
+        jobs = make_jobs(views, offsets=offsets, sizes_bytes=sizes_bytes, heights_B=heights_B, widths_B=widths_B)
+        pixels_BHWC = np.empty((len(places), *self.image_shape), dtype=np.uint8)
+        failures = self._decoder.decode(np.frombuffer(b"".join(images), dtype=np.uint8), jobs, out=pixels_BHWC)
+        for index, place in enumerate(places):
+            if index in failures:
+                results[place] = self._bad(block[place], f"its image cannot be decoded: {failures[index]}")
+            else:
+                results[place] = pixels_BHWC[index], parsed[place].label
+        return results
+
+    def _bad(self, sample: Sample, reason: str) -> UserError:
+        return UserError(f"{sample['__url__']}: sample {sample['__key__']!a}: {reason}")
+
+    def _reject(self, error: UserError) -> None:
+        """Count a bad sample; raise where there may be no more."""
+        self.num_rejected += 1
+        if self._in_order:
+            raise error
+        if self.num_rejected > self._max_rejected:
+            raise UserError(f"{error}; over data.stream_max_rejected={self._max_rejected} bad samples in an epoch")
+        if self.num_rejected == 1:
+            log.warning("%s; skipped, and up to %d such in an epoch", error, self._max_rejected)
 
 
 def shuffled(samples: Iterable[Sample], *, num_samples: int, draw: random.Random) -> Iterator[Sample]:

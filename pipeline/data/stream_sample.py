@@ -1,9 +1,10 @@
-"""One sample of a stream: its members' bytes to pixels of the wanted shape and a class number.
+"""One sample of a stream: its members' bytes to the image's bytes and size, and a class number.
 
-    pixels_HWC, label = decode_sample({"jpg": b"...", "cls": b"7"}, layout=layout, num_classes=10, label_field="label")
+    found = parse_sample({"jpg": b"...", "cls": b"7"}, num_classes=10, label_field="label")
+    found.label, found.height, found.width      # 7, 375, 500
 
-The image is decoded by Pillow, the label read as text; a member that is neither (`.pyd`, `.pickle`, `.pth`, ...) is not
-even taken from the tar. Whatever is wrong with a sample is a BadSample that says what.
+The label is read as text, and of the image its header; a member that is neither (`.pyd`, `.pickle`, `.pth`, ...) is
+not even taken from the tar. Whatever is wrong with a sample is a BadSample that says what.
 """
 
 from __future__ import annotations
@@ -12,22 +13,19 @@ import io
 import json
 import re
 from collections.abc import Mapping
-from typing import Any
+from contextlib import suppress
+from typing import Any, NamedTuple
 
-import numpy as np
-import numpy.typing as npt
+import simplejpeg
 from PIL import Image, UnidentifiedImageError
 
-from pipeline.shards.record import PackedLayout
+from pipeline.data.decode import FORMATS
 
 # The members taken, each kind by the first that is there.
-IMAGE_MEMBERS = ("jpg", "jpeg", "png", "webp", "bmp", "ppm", "pgm")
+IMAGE_MEMBERS = ("jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff", "ppm", "pgm")
 LABEL_MEMBERS = {"cls": 1 << 12, "json": 1 << 20, "txt": 1 << 12}
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "PPM")
 MAX_PIXELS = 1 << 26  # Pillow itself warns of more than 89 million
 _CLASS_NUMBER = re.compile(r"\d{1,18}", re.ASCII)
-
-Pixels = npt.NDArray[np.uint8]
 
 
 class BadSample(Exception):
@@ -40,10 +38,17 @@ def is_wanted(name: str) -> bool:
     return extension in IMAGE_MEMBERS or extension in LABEL_MEMBERS
 
 
-def decode_sample(
-    members: Mapping[str, bytes], *, layout: PackedLayout, num_classes: int, label_field: str
-) -> tuple[Pixels, int]:
-    """Return pixels (height, width, channels) and the class number of a sample, its members by their extension.
+class ParsedSample(NamedTuple):
+    """A sample to be decoded: an image file, its size in pixels, and its class number."""
+
+    image: bytes
+    height: int
+    width: int
+    label: int
+
+
+def parse_sample(members: Mapping[str, bytes], *, num_classes: int, label_field: str) -> ParsedSample:
+    """Return what is to be decoded of a sample, its members by their extension.
 
     Raises:
         BadSample: it has no image or no label, or one that is not to be used.
@@ -54,44 +59,25 @@ def decode_sample(
     image = next((members[name] for name in IMAGE_MEMBERS if name in members), None)
     if image is None:
         raise BadSample(f"it has no image ({', '.join(IMAGE_MEMBERS)})")
+    height, width = _size_of(image)
+    if not 1 <= height * width <= MAX_PIXELS:
+        raise BadSample(f"its image of {width}x{height} pixels: 1 to {MAX_PIXELS:,} wanted")
+    return ParsedSample(image=image, height=height, width=width, label=label)
+
+
+def _size_of(image: bytes) -> tuple[int, int]:
+    """Return height and width from an image file's header."""
     try:
-        return decode_image(image, layout=layout), label
+        if image.startswith(b"\xff\xd8\xff"):
+            with suppress(ValueError):  # a matter for Pillow
+                height, width, _, _ = simplejpeg.decode_jpeg_header(image)
+                return height, width
+        with Image.open(io.BytesIO(image), formats=FORMATS) as picture:
+            return picture.height, picture.width
     except UnidentifiedImageError:
-        raise BadSample("its image is not a JPEG, PNG, WebP, BMP or PPM") from None
-    except BadSample:
-        raise
-    except Exception as error:  # Pillow's decoders raise almost anything on broken input
-        raise BadSample(f"its image cannot be decoded ({' '.join(str(error).split())})") from None
-
-
-def decode_image(content: bytes, *, layout: PackedLayout) -> Pixels:
-    """Return the largest centred part of an image that has the layout's shape, resized to it; of its size, as it is."""
-    mode = "RGB" if layout.channels == 3 else "L"
-    with Image.open(io.BytesIO(content), formats=FORMATS) as opened:
-        picture: Image.Image = opened
-        if picture.width * picture.height > MAX_PIXELS:
-            raise BadSample(f"its image of {picture.width}x{picture.height} pixels is over {MAX_PIXELS:,}")
-        # A JPEG of 1/2, 1/4 or 1/8 straight from its coefficients, where that leaves twice what is wanted.
-        scale = min(picture.width / layout.width, picture.height / layout.height) / 2
-        picture.draft(mode, (int(picture.width / scale), int(picture.height / scale)))
-        picture = _to_mode(picture, mode)
-        scale = min(picture.width / layout.width, picture.height / layout.height)
-        width, height = scale * layout.width, scale * layout.height
-        left, top = (picture.width - width) / 2, (picture.height - height) / 2
-        if picture.size != (layout.width, layout.height):
-            box = (left, top, min(left + width, picture.width), min(top + height, picture.height))
-            picture = picture.resize((layout.width, layout.height), Image.Resampling.BICUBIC, box=box)
-        return np.asarray(picture).reshape(layout.height, layout.width, layout.channels)
-
-
-def _to_mode(picture: Image.Image, mode: str) -> Image.Image:
-    """Convert to 8 bits; of 16 the upper ones stay, and what is transparent shows its own colour."""
-    if picture.mode.startswith("I"):
-        scaled: Any = np.asarray(picture).astype(np.uint32) / 257.0
-        picture = Image.fromarray(np.clip(np.rint(scaled), 0, 255).astype(np.uint8))
-    if picture.mode == "P" and "transparency" in picture.info:
-        picture = picture.convert("RGBA")
-    return picture if picture.mode == mode else picture.convert(mode)
+        raise BadSample("its image is not a JPEG, PNG, WebP, BMP, GIF, TIFF or PPM") from None
+    except Exception as error:  # Pillow's readers raise almost anything on broken input
+        raise BadSample(f"its image cannot be read ({' '.join(str(error).split())})") from None
 
 
 def _label_of(members: Mapping[str, bytes], *, label_field: str) -> int:

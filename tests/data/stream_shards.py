@@ -10,12 +10,12 @@ import torch
 import webdataset
 from PIL import Image
 
+from pipeline.data.crop import CentreCrop
 from pipeline.data.loader import BatchLoader
 from pipeline.data.stream import StreamOrder, StreamReader, stream_facts
-from pipeline.shards.record import PackedLayout
 from tiny_data import Pixels, random_pixels
 
-LAYOUT = PackedLayout(height=6, width=5, channels=3)
+SIZE = (6, 5)
 NUM_CLASSES = 7
 
 
@@ -26,7 +26,7 @@ def png(pixels_HWC: Pixels) -> bytes:
 
 
 def pixels_of(number: int) -> Pixels:
-    return random_pixels(number, height=LAYOUT.height, width=LAYOUT.width)
+    return random_pixels(number, height=SIZE[0], width=SIZE[1])
 
 
 def write_stream(folder: Path, *, counts: Sequence[int], first: int = 0) -> list[str]:
@@ -44,8 +44,9 @@ def write_stream(folder: Path, *, counts: Sequence[int], first: int = 0) -> list
 
 
 def open_reader(shards: Sequence[str], *, num_samples: int, rank: int = 0, world_size: int = 1, **options: object):  # type: ignore[no-untyped-def]
-    facts = stream_facts(shards, split="train", num_samples=num_samples, num_classes=NUM_CLASSES, layout=LAYOUT)
-    return StreamReader(shards, facts=facts, seed=3, rank=rank, world_size=world_size, **options)  # type: ignore[arg-type]
+    facts = stream_facts(shards, split="train", num_samples=num_samples, num_classes=NUM_CLASSES, size=SIZE)
+    options = {"crop": CentreCrop(frac=1.0), "seed": 3, "rank": rank, "world_size": world_size, **options}
+    return StreamReader(shards, facts=facts, **options)  # type: ignore[arg-type]
 
 
 def open_loader(
