@@ -14,7 +14,9 @@ import numpy as np
 import torch
 
 from pipeline.data.order import Slots
+from pipeline.data.pixels import gather, native_pixels
 from pipeline.data.reader import AllAtHand, Feed, Int64Array, Use
+from pipeline.native import Absent
 from pipeline.shards.check import check_sizes
 from pipeline.shards.errors import UserError
 from pipeline.shards.index import check_index, read_index
@@ -23,8 +25,9 @@ from pipeline.shards.mapping import MappedFiles
 from pipeline.shards.record import PIXEL_ALIGNMENT_BYTES
 from pipeline.shards.task import Task
 
-# An image is gathered as elements of the widest type that divides it: 1,460 us against 1,577 us of uint8 for 256
-# images of 128x128 on one core, and 736 against 1,136 on two, where torch shares long rows of few elements out badly.
+# Without native code an image is gathered as elements of the widest type that divides it: 1,460 us against 1,577 us of
+# uint8 for 256 images of 128x128 on one core, and 736 against 1,136 on two, where torch shares long rows of few elements
+# out badly.
 ELEMENTS = (torch.int64, torch.int32, torch.int16, torch.uint8)
 
 
@@ -67,9 +70,9 @@ class PackedReader:
             (num_rows, self.layout.pixel_bytes // self._element.itemsize),
             (PIXEL_ALIGNMENT_BYTES // self._element.itemsize, 1),
         )
-        self._rows_per_record = self.layout.record_bytes // PIXEL_ALIGNMENT_BYTES
-        first_pixels = (self._mapped.starts + self.layout.pixel_offset) // PIXEL_ALIGNMENT_BYTES
-        self._row_of_id_0 = first_pixels - self._first_ids * self._rows_per_record
+        first_pixels = self._mapped.starts + self.layout.pixel_offset
+        self._offset_of_id_0 = first_pixels - self._first_ids * self.layout.record_bytes
+        self._native = native_pixels()
 
     @property
     def num_samples(self) -> int:
@@ -88,10 +91,12 @@ class PackedReader:
         sample_ids = slots.sample_ids
         shards = np.searchsorted(self._first_ids, sample_ids, side="right") - 1
         self._feed.wait_for(shards)
-        rows = self._row_of_id_0[shards] + sample_ids * self._rows_per_record
-        torch.index_select(
-            self._images, 0, torch.from_numpy(rows), out=out.view(len(sample_ids), -1).view(self._element)
-        )
+        offsets = self._offset_of_id_0[shards] + sample_ids * self.layout.record_bytes
+        if isinstance(self._native, Absent):
+            rows = torch.from_numpy(offsets // PIXEL_ALIGNMENT_BYTES)
+            torch.index_select(self._images, 0, rows, out=out.view(len(sample_ids), -1).view(self._element))
+        else:
+            gather(self._native, self._mapped.array, offsets, out=out)
         return self._labels[sample_ids]
 
     def finish(self, step: int) -> None:

@@ -17,7 +17,7 @@ import pytorch_lightning as pl
 import torch
 from torch import nn
 
-from pipeline.data.augment import augmentation_bits, normalise, random_flip_crop
+from pipeline.data.augment import augment_normalise, augmentation_bits, random_flip_crop
 from pipeline.data.loader import Batch
 from pipeline.shards.keyed import make_key
 from pipeline.training.metrics import MetricSums
@@ -125,8 +125,15 @@ class ClassifierModule(pl.LightningModule):
 
     def pixels_of(self, batch: Batch) -> torch.Tensor:
         """Return what the model is trained on, (B, D): the batch's images augmented and normalised."""
-        images_BHWC = self.augmentation.apply(batch.images_BHWC, batch.positions_B, seed=self.seed, epoch=batch.epoch)
-        return normalise(images_BHWC, self.mean, self.std)
+        bits_B = augmentation_bits(batch.positions_B, seed=self.seed, epoch=batch.epoch) if self.augmentation else None
+        return augment_normalise(
+            batch.images_BHWC,
+            bits_B,
+            flip=self.augmentation.flip,
+            crop_padding=self.augmentation.crop_padding,
+            mean_C=self.mean,
+            std_C=self.std,
+        )
 
     def configure_gradient_clipping(self, optimizer: torch.optim.Optimizer, *_: Any, **__: Any) -> None:
         """Clip by the global norm; measure the norm, without synchronising, whenever it is clipped."""
@@ -145,7 +152,10 @@ class ClassifierModule(pl.LightningModule):
 
     def add_evaluation_batch(self, batch: Batch) -> None:
         """Add a batch; the module must be in evaluation mode."""
-        logits_BK = self.model(normalise(batch.images_BHWC, self.mean, self.std))
+        pixels_BD = augment_normalise(
+            batch.images_BHWC, None, flip=False, crop_padding=0, mean_C=self.mean, std_C=self.std
+        )
+        logits_BK = self.model(pixels_BD)
         losses_B = self.eval_objective(logits_BK, batch.labels_B)
         self._eval_sums.add(logits_BK, batch.labels_B, losses_B, batch.weights_B)
 
