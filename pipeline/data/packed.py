@@ -26,8 +26,8 @@ from pipeline.shards.record import PIXEL_ALIGNMENT_BYTES
 from pipeline.shards.task import Task
 
 # Without native code an image is gathered as elements of the widest type that divides it: 1,460 us against 1,577 us of
-# uint8 for 256 images of 128x128 on one core, and 736 against 1,136 on two, where torch shares long rows of few elements
-# out badly.
+# uint8 for 256 images of 128x128 on one core, and 736 against 1,136 on two, where torch shares long rows of few
+# elements out badly.
 ELEMENTS = (torch.int64, torch.int32, torch.int16, torch.uint8)
 
 
