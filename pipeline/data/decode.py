@@ -18,7 +18,6 @@ import ctypes
 import io
 import itertools
 import os
-import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
@@ -51,8 +50,9 @@ JOB = np.dtype(
     ]
 )
 # Values of `result`; others say why native code left an image to Pillow.
-DECODED = 0
 NOT_TRIED = -1
+DECODED = 0
+BROKEN = 5
 # Pillow opens no more, and preparation takes no more.
 MAX_PIXELS = 178_956_970
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
@@ -75,6 +75,7 @@ class Decoder:
     """Owns the threads.
 
     Attributes:
+        pool: the threads.
         absence: why there is no native decoder, which costs about half of the speed; None where there is one.
     """
 
@@ -84,12 +85,13 @@ class Decoder:
         native = native_library()
         self.absence = native.reason if isinstance(native, Absent) else None
         self._native = None if isinstance(native, Absent) else native
-        self._pool = ThreadPoolExecutor(self.num_threads, thread_name_prefix="decode")
+        self.pool = ThreadPoolExecutor(self.num_threads, thread_name_prefix="decode")
 
     def decode(self, content: UInt8Array, jobs: Jobs, *, out: UInt8Array) -> dict[int, str]:
         """Fill `out`, contiguous (B, H, W, 3), and return why, by its index, an image cannot be decoded.
 
-        May be called from several threads at once, whose jobs then follow each other.
+        May be called from several threads at once, whose jobs then follow each other. Where libjpeg had a complaint
+        about a JPEG, which Pillow may decode all the same, the job's result is `BROKEN`.
         """
         if self._native is not None:
             self._decode_natively(content, jobs, out)
@@ -97,7 +99,7 @@ class Decoder:
         waiting = iter(rest)
         failures: dict[int, str] = {}
         with_pillow = [
-            self._pool.submit(self._decode_rest, waiting, failures, content, jobs, out)
+            self.pool.submit(self._decode_rest, waiting, failures, content, jobs, out)
             for _ in range(min(self.num_threads, len(rest)))
         ]
         for future in with_pillow:
@@ -106,7 +108,7 @@ class Decoder:
 
     def close(self) -> None:
         """End the threads; what they do not do yet is left undone."""
-        self._pool.shutdown(cancel_futures=True)
+        self.pool.shutdown(cancel_futures=True)
 
     def _decode_natively(self, content: UInt8Array, jobs: Jobs, out: UInt8Array) -> None:
         """Share the jobs out among the threads, one by one, in C."""
@@ -123,7 +125,7 @@ class Decoder:
             *out.shape[1:3],
         )
         calls = [
-            self._pool.submit(self._native.tarmac_decode_jpegs, *arguments)
+            self.pool.submit(self._native.tarmac_decode_jpegs, *arguments)
             for _ in range(min(self.num_threads, len(jobs)))
         ]
         for call in calls:
@@ -143,7 +145,8 @@ def decode_one(content: UInt8Array, job: Any, *, out: UInt8Array, fast_jpeg: boo
     """Decode one job's image whole and put its view into `out` (H, W, 3).
 
     Args:
-        fast_jpeg: try simplejpeg, which is twice as fast as Pillow but takes no JPEG that is odd.
+        fast_jpeg: try simplejpeg, which is twice as fast as Pillow but takes no JPEG that is odd; where it has a
+            complaint the job's result is set.
 
     Raises:
         ValueError, OSError, and whatever else Pillow raises: the image cannot be decoded, or is of another size.
@@ -151,11 +154,12 @@ def decode_one(content: UInt8Array, job: Any, *, out: UInt8Array, fast_jpeg: boo
     start = int(job["offset"])
     image = content[start : start + int(job["size_bytes"])].tobytes()
     size = int(job["width"]), int(job["height"])
-    if size[0] * size[1] > MAX_PIXELS:
-        raise ValueError(f"{size[0]}x{size[1]} pixels, at most {MAX_PIXELS:,} wanted")
     left, top, width, height = (int(number) for number in job["region"])
     box_left, box_top, box_width, box_height = (float(number) for number in job["box"])
-    picture = _fast_picture(image, size) if fast_jpeg else None
+    picture = None
+    if fast_jpeg and image.startswith(b"\xff\xd8\xff"):
+        picture = _fast_picture(image, size)
+        job["result"] = BROKEN if picture is None else DECODED
     if picture is None:
         picture = Image.open(io.BytesIO(image), formats=FORMATS)
         if picture.size != size:
@@ -174,8 +178,6 @@ def decode_one(content: UInt8Array, job: Any, *, out: UInt8Array, fast_jpeg: boo
 
 def _fast_picture(image: bytes, size: tuple[int, int]) -> Image.Image | None:
     """Return a JPEG's pixels by simplejpeg, None where it has any complaint."""
-    if not image.startswith(b"\xff\xd8\xff"):
-        return None
     try:
         height, width, colours, _ = simplejpeg.decode_jpeg_header(image)
         if (width, height) != size or colours not in ("YCbCr", "RGB", "Gray"):
@@ -197,29 +199,23 @@ def _to_rgb(picture: Image.Image) -> Image.Image:
 
 def num_processors() -> int:
     """Return how many processors this process may use."""
-    if sys.platform == "linux":
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    affinity = getattr(os, "sched_getaffinity", None)
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
-@cache
 def native_library() -> ctypes.CDLL | Absent:
     """Return the native library with a libjpeg-turbo opened for it, or why there is none."""
     library = load()
-    if isinstance(library, Absent):
-        return library
+    return library if isinstance(library, Absent) else _with_libjpeg(library)
+
+
+@cache
+def _with_libjpeg(library: ctypes.CDLL) -> ctypes.CDLL | Absent:
     library.tarmac_jpeg_open.argtypes = (ctypes.c_char_p,)
     library.tarmac_jpeg_job_bytes.restype = ctypes.c_int64
     library.tarmac_decode_jpegs.restype = None
-    library.tarmac_decode_jpegs.argtypes = (
-        ctypes.c_void_p,
-        ctypes.c_void_p,
-        ctypes.c_int64,
-        ctypes.POINTER(ctypes.c_int64),
-        ctypes.c_void_p,
-        ctypes.c_int,
-        ctypes.c_int,
-    )
+    pointers = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64, ctypes.POINTER(ctypes.c_int64), ctypes.c_void_p)
+    library.tarmac_decode_jpegs.argtypes = (*pointers, ctypes.c_int, ctypes.c_int)
     assert library.tarmac_jpeg_job_bytes() == JOB.itemsize
     if any(library.tarmac_jpeg_open(path.encode()) == 0 for path in _libjpegs()):
         return library

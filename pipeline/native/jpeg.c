@@ -19,10 +19,11 @@
 #include "native.h"
 #include "resample.h"
 
-enum { VERSION = 62, STRUCTURE_BYTES = 632, COLOURS_RGB = 2, MOST_SCANS = 500, READ_ROWS = 16, CHANNELS = 3 };
+enum { MOST_PIXELS = 178956970, /* as in pipeline/data/decode.py */
+       VERSION = 62, STRUCTURE_BYTES = 632, COLOURS_RGB = 2, MOST_SCANS = 500, READ_ROWS = 16, CHANNELS = 3 };
 
 /* What became of an image; pipeline/data/decode.py has the same numbers. */
-enum { DECODED = 0, NO_JPEG = 1, ODD_COLOURS = 2, OTHER_SIZE = 3, BAD_BOX = 4, BROKEN = 5, NO_MEMORY = 6 };
+enum { DECODED = 0, NO_JPEG = 1, ODD_COLOURS = 2, OTHER_SIZE = 3, BAD_JOB = 4, BROKEN = 5, NO_MEMORY = 6 };
 
 struct error_manager {
   void (*error_exit)(void *info);
@@ -157,9 +158,10 @@ int tarmac_jpeg_open(const char *path) {
   return 0;
 }
 
-static int is_inside(const struct job *job) {
+static int is_sound(const struct job *job) {
   const int32_t *region = job->region;
   const double *box = job->box;
+  if ((int64_t)job->height * job->width > MOST_PIXELS) return 0;
   if (region[0] < 0 || region[1] < 0 || region[2] < 1 || region[3] < 1) return 0;
   if (region[0] > job->width - region[2] || region[1] > job->height - region[3]) return 0;
   for (int axis = 0; axis < 2; axis++) {
@@ -224,7 +226,7 @@ static void read_and_resize(struct decompressor *info, const struct job *job, st
 
 static int decode(const uint8_t *bytes, const struct job *job, uint8_t *out, int height, int width) {
   if (job->size_bytes < 3 || memcmp(bytes, "\xff\xd8\xff", 3) != 0) return NO_JPEG;
-  if (!is_inside(job)) return BAD_BOX;
+  if (!is_sound(job)) return BAD_JOB;
   union structure structure = {0};
   struct decompressor *const info = &structure.info;
   struct errors errors = {0};
