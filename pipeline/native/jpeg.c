@@ -161,7 +161,7 @@ int tarmac_jpeg_open(const char *path) {
 static int is_sound(const struct job *job) {
   const int32_t *region = job->region;
   const double *box = job->box;
-  if ((int64_t)job->height * job->width > MOST_PIXELS) return 0;
+  if (job->height < 1 || job->width < 1 || (int64_t)job->height * job->width > MOST_PIXELS) return 0;
   if (region[0] < 0 || region[1] < 0 || region[2] < 1 || region[3] < 1) return 0;
   if (region[0] > job->width - region[2] || region[1] > job->height - region[3]) return 0;
   for (int axis = 0; axis < 2; axis++) {
