@@ -98,7 +98,7 @@ def size_in_header(image: bytes) -> tuple[int, int]:
     return int.from_bytes(header[2:], "big"), int.from_bytes(header[:2], "big")
 
 
-def main(num_inputs: int, library_path: Path | None, images: Path | None) -> str:
+def main(num_inputs: int, library_path: Path | None = None, images: Path | None = None) -> str:
     if library_path is not None:
         native.library_path = lambda: library_path
     library = decode.native_library()
@@ -124,5 +124,4 @@ def main(num_inputs: int, library_path: Path | None, images: Path | None) -> str
 
 
 if __name__ == "__main__":
-    arguments = [Path(argument) for argument in sys.argv[2:]]
-    sys.stdout.write(main(int(sys.argv[1]), *(arguments + [None, None])[:2]) + "\n")
+    sys.stdout.write(main(int(sys.argv[1]), *map(Path, sys.argv[2:])) + "\n")
