@@ -1,0 +1,143 @@
+"""Left in any step and gone on with in another shape, a run is the run that it was; and going on costs nothing."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import torch
+from exact_resume import Open, Shape, assert_resumes_exactly
+
+from pipeline.data.crop import RandomCrop
+from pipeline.data.encoded import EncodedReader
+from pipeline.data.loader import BatchLoader
+from pipeline.data.order import SLOTS_AHEAD, FullOrder, Int64Array, Order, Slots
+from pipeline.data.packed import PackedReader
+from pipeline.data.reader import Reader, Use
+from pipeline.data.window import WindowOrder
+from pipeline.shards.manifest import DataSet
+from tiny_data import prepare_pictures, write_pictures
+
+BATCH_SIZE = 12
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> DataSet:
+    """63 JPEG images in several shards of the encoded layout."""
+    root = tmp_path_factory.mktemp("pictures")
+    write_pictures(root / "in", num_each=21, size=24, extension="jpg")
+    data_set = prepare_pictures(root / "in", root / "out", "layout=encoded", "layout.shard_bytes=20000")
+    assert len(data_set.split("train").shards) > 3
+    return data_set
+
+
+def full_order(data_set: DataSet) -> FullOrder:
+    return FullOrder(num_samples=data_set.split("train").num_samples, batch_size=BATCH_SIZE, seed=5)
+
+
+def window_order(data_set: DataSet) -> WindowOrder:
+    counts = [shard.num_samples for shard in data_set.split("train").shards]
+    return WindowOrder(shard_counts=counts, batch_size=BATCH_SIZE, seed=5, lanes=2, window_chunks=2, chunk_samples=7)
+
+
+ORDERS = {"full": full_order, "window": window_order}
+
+
+def packed(data_set: DataSet, order: Order) -> Open:
+    return lambda _: (PackedReader(data_set, "train"), order)
+
+
+def encoded(data_set: DataSet, order: Order) -> Open:
+    def open_rank(shape: Shape) -> tuple[Reader, Order]:
+        reader = EncodedReader(data_set, "train", size=(8, 6), crop=RandomCrop(seed=5), threads=shape.threads)
+        return reader, order
+
+    return open_rank
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_packed_shards(synthetic: DataSet, order: str) -> None:
+    assert_resumes_exactly(packed(synthetic, ORDERS[order](synthetic)))
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_encoded_shards_with_random_crops_and_decode_threads(pictures: DataSet, order: str) -> None:
+    assert_resumes_exactly(encoded(pictures, ORDERS[order](pictures)))
+
+
+# Going on costs nothing: a billion samples, of which none is stored.
+
+BILLION = 1_000_000_000
+
+
+class CountingOrder:
+    """An order that counts the slots it is asked for."""
+
+    def __init__(self, order: Order) -> None:
+        self.order, self.num_slots = order, 0
+        self.batch_size, self.steps_per_epoch = order.batch_size, order.steps_per_epoch
+
+    def global_batch(self, *, epoch: int, step: int) -> Slots:
+        return self.order.global_batch(epoch=epoch, step=step)
+
+    def global_weight(self, *, step: int) -> int:
+        return self.order.global_weight(step=step)
+
+    def slots_at(self, *, epoch: int, positions: Int64Array) -> Slots:
+        self.num_slots += len(positions)
+        return self.order.slots_at(epoch=epoch, positions=positions)
+
+
+class FakeReader:
+    """A billion samples, each of which is its own id as 8 pixels."""
+
+    num_samples = BILLION
+    image_shape = (1, 8, 1)
+
+    def __init__(self, *, steps_ahead: int) -> None:
+        self.steps_ahead, self.steps_seen = steps_ahead, 0
+
+    def start(self, uses: Iterator[Use]) -> None:
+        """Look ahead as a feed does."""
+        for _ in range(self.steps_ahead):
+            next(uses)
+            self.steps_seen += 1
+
+    def fill(self, slots: Slots, *, epoch: int, out: torch.Tensor) -> Int64Array:
+        out.numpy()[:] = slots.sample_ids.view(np.uint8).reshape(-1, 1, 8, 1)
+        return slots.sample_ids % 1000
+
+    def finish(self, step: int) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize("kind", ORDERS)
+@pytest.mark.parametrize("world_size", [1, 64])
+def test_going_on_deep_in_a_billion_samples_computes_the_slots_at_hand_alone(
+    kind: str, world_size: int, record_property: pytest.RecordProperty
+) -> None:
+    inner: Order
+    if kind == "full":
+        inner = FullOrder(num_samples=BILLION, batch_size=4096, seed=1)
+    else:
+        inner = WindowOrder(shard_counts=[BILLION // 50_000] * 50_000, batch_size=4096, seed=1, lanes=64)
+    order, reader = CountingOrder(inner), FakeReader(steps_ahead=20)
+    first_step = 7 * order.steps_per_epoch + order.steps_per_epoch // 3 * 2
+    rank = world_size - 1
+    loader = BatchLoader(reader, order, rank=rank, world_size=world_size, first_step=lambda: first_step)  # type: ignore[arg-type]
+    started_s = time.perf_counter()
+    batch = next(iter(loader))
+    record_property("first_batch_s", time.perf_counter() - started_s)  # 0.004 full, 0.1 window on two busy cores
+    loader.close()
+    expected = inner.global_batch(epoch=7, step=first_step - 7 * order.steps_per_epoch)
+    assert batch.step == first_step
+    assert np.array_equal(batch.sample_ids, expected.of_rank(rank=rank, world_size=world_size).sample_ids)
+    assert np.array_equal(batch.images_BHWC.numpy().reshape(-1, 8).copy().view(np.int64).ravel(), batch.sample_ids)
+    # The loader and its reader each go through the order; either is ahead by what one call computes.
+    share = 4096 // world_size
+    assert order.num_slots <= 2 * SLOTS_AHEAD + (reader.steps_seen + loader.prefetch + 1) * share
