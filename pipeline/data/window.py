@@ -17,7 +17,7 @@ shards, 1.2 MB where epochs meet.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -26,7 +26,7 @@ import numpy as np
 from pipeline.data.order import Int64Array, Slots
 from pipeline.shards.errors import UserError
 from pipeline.shards.keyed import make_key
-from pipeline.shards.permutation import permute
+from pipeline.shards.permutation import permute, permute_runs
 
 # Epochs whose chunks stay laid out: the one in use and one that another thread has gone on to.
 KEPT_EPOCHS = 2
@@ -45,6 +45,16 @@ class LaneChunks:
     first_ids: Int64Array
     counts: Int64Array
     windows: Int64Array
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Window:
+    """Window `number` of a lane: places [begin, end) of the epoch's tape."""
+
+    lane: int
+    number: int
+    begin: int
+    end: int
 
 
 class WindowOrder:
@@ -127,19 +137,15 @@ class WindowOrder:
         return min(self.batch_size, self.num_samples - step * self.batch_size)
 
     def slots_at(self, *, epoch: int, positions: Int64Array) -> Slots:
-        starts, first_chunks = self._tape(epoch)
         steps, slots = np.divmod(positions % self.num_samples, self.batch_size)
         lanes, slots = np.divmod(slots, self._lane_slots)
         places = self._lane_bounds[lanes] + steps * self._lane_slots + slots
-        windows = self._windows_of(_at(starts, places) - first_chunks[lanes], lanes)
-        for group in _equal_runs(lanes, windows):
-            lane, window = int(lanes[group[0]]), int(windows[group[0]])
-            begin, end = self._window_bounds(starts, int(first_chunks[lane]), lane, window)
-            key = make_key("window", self.seed, epoch, lane, window)
-            places[group] = begin + permute(key, places[group] - begin, length=end - begin)
-        chunks = _at(starts, places)
+        # Sorted, a window's places are neighbours, and each search starts where the last one ended.
+        sequence = np.argsort(places, kind="stable")
+        sample_ids = np.empty_like(places)
+        sample_ids[sequence] = self._samples_at(epoch, places[sequence])
         return Slots(
-            sample_ids=places - starts[chunks] + self._firsts[self._shuffled(epoch, chunks)],
+            sample_ids=sample_ids,
             positions=positions,
             weights=(positions < self.num_samples).astype(np.float32),
         )
@@ -153,7 +159,42 @@ class WindowOrder:
         return LaneChunks(
             first_ids=self._firsts[self._shuffled(epoch, chunks)] + cut[:-1] - starts[chunks],
             counts=np.diff(cut),
-            windows=self._windows_of(chunks - first_chunks[lane], np.full(len(chunks), lane)),
+            windows=(chunks - first_chunks[lane] + self._stagger[lane]) // self.window_chunks,
+        )
+
+    def _samples_at(self, epoch: int, places: Int64Array) -> Int64Array:
+        """Return the samples at sorted places of the epoch's tape."""
+        starts, _ = self._tape(epoch)
+        windows, counts = [], []
+        done = 0
+        while done < len(places):
+            windows.append(self._window_at(epoch, int(places[done])))
+            end = int(np.searchsorted(places, windows[-1].end))
+            counts.append(end - done)
+            done = end
+        begins = np.repeat([window.begin for window in windows], counts)
+        places = begins + permute_runs(
+            [make_key("window", self.seed, epoch, window.lane, window.number) for window in windows],
+            places - begins,
+            lengths=[window.end - window.begin for window in windows],
+            counts=counts,
+        )
+        chunks = _at(starts, places)
+        return places - starts[chunks] + self._firsts[self._shuffled(epoch, chunks)]
+
+    def _window_at(self, epoch: int, place: int) -> _Window:
+        """Return the window that a place of the epoch's tape lies in."""
+        starts, first_chunks = self._tape(epoch)
+        lane = int(np.searchsorted(self._lane_bounds, place, side="right")) - 1
+        first_chunk, stagger = int(first_chunks[lane]), int(self._stagger[lane])
+        number = (int(np.searchsorted(starts, place, side="right")) - 1 - first_chunk + stagger) // self.window_chunks
+        first = first_chunk - stagger + number * self.window_chunks
+        last = min(first + self.window_chunks, self.num_chunks)
+        return _Window(
+            lane=lane,
+            number=number,
+            begin=max(int(starts[max(first, first_chunk)]), int(self._lane_bounds[lane])),
+            end=min(int(starts[last]), int(self._lane_bounds[lane + 1])),
         )
 
     def _lay_out(self, epoch: int) -> tuple[Int64Array, Int64Array]:
@@ -166,16 +207,6 @@ class WindowOrder:
     def _shuffled(self, epoch: int, chunks: Int64Array) -> Int64Array:
         """Return the numbers in the split of the chunks that stand at these places of the tape."""
         return permute(make_key("window", self.seed, epoch), chunks, length=self.num_chunks)
-
-    def _windows_of(self, chunks_of_lane: Int64Array, lanes: Int64Array) -> Int64Array:
-        return (chunks_of_lane + self._stagger[lanes]) // self.window_chunks
-
-    def _window_bounds(self, starts: Int64Array, first_chunk: int, lane: int, window: int) -> tuple[int, int]:
-        """Return the places of the tape that a window of a lane has: [begin, end)."""
-        chunk = first_chunk - int(self._stagger[lane]) + window * self.window_chunks
-        begin = starts[max(chunk, first_chunk)]
-        end = starts[min(chunk + self.window_chunks, self.num_chunks)]
-        return max(int(begin), int(self._lane_bounds[lane])), min(int(end), int(self._lane_bounds[lane + 1]))
 
 
 def _chunk_firsts(shard_counts: Int64Array, chunk_samples: int | None) -> Int64Array:
@@ -197,15 +228,6 @@ def _chunk_firsts(shard_counts: Int64Array, chunk_samples: int | None) -> Int64A
 def _at(starts: Int64Array, places: Int64Array) -> Int64Array:
     """Return the chunk of the tape that each place lies in."""
     return np.searchsorted(starts, places, side="right") - 1
-
-
-def _equal_runs(lanes: Int64Array, windows: Int64Array) -> Iterator[Int64Array]:
-    """Yield the indices that have the same lane and window, for each pair that occurs."""
-    codes = windows * (int(lanes.max(initial=0)) + 1) + lanes
-    sequence = np.argsort(codes, kind="stable")
-    borders = np.flatnonzero(np.diff(codes[sequence])) + 1
-    if len(sequence):
-        yield from np.split(sequence, borders)
 
 
 def _lanes_message(batch_size: int, lanes: int) -> str:
