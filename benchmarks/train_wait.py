@@ -105,7 +105,12 @@ def bare_loop(data_set: DataSet, overrides: list[str], *, steps: int) -> float:
     config: TrainConfig = compose("train", TRAIN_SCHEMAS, overrides)
     reader = PackedReader(data_set, config.data.train_split)
     order = FullOrder(num_samples=reader.num_samples, batch_size=int(config.batch.size), seed=config.seed)
-    module = build_module(config, data_set, plan_steps(config, steps_per_epoch=order.steps_per_epoch, micro_batches=1))
+    module = build_module(
+        config,
+        data_set,
+        plan_steps(config, steps_per_epoch=order.steps_per_epoch, micro_batches=1),
+        image_shape=reader.image_shape,
+    )
     model, optimizer = module.model.train(), module.make_optimizer(module.model)
     slots = order.global_batch(epoch=0, step=0)
     images_BHWC = torch.empty((len(slots), *reader.image_shape), dtype=torch.uint8)

@@ -9,8 +9,12 @@ from __future__ import annotations
 
 import functools
 import logging
+import math
+import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, assert_never
 
 import pytorch_lightning as pl
@@ -38,19 +42,26 @@ from pipeline.config import (
     OptimizerConfig,
     OrderConfig,
     Precision,
+    ResizedCropConfig,
     ScheduleConfig,
     SgdConfig,
     TrainConfig,
     Unit,
+    WindowOrderConfig,
 )
+from pipeline.data.crop import CentreCrop, Crop, RandomCrop
+from pipeline.data.encoded import EncodedReader
 from pipeline.data.loader import BatchLoader
 from pipeline.data.order import FullOrder, SequentialOrder
 from pipeline.data.packed import PackedReader
+from pipeline.data.reader import Reader
+from pipeline.data.window import WindowOrder
 from pipeline.model.mlp import bottleneck_mlp, mlp
 from pipeline.shards.check import find_damage
 from pipeline.shards.errors import DamageError, UserError
 from pipeline.shards.keyed import make_key
 from pipeline.shards.manifest import DataSet, read_data_set
+from pipeline.shards.task import Task
 from pipeline.training.checkpoint import AtomicCheckpointIO
 from pipeline.training.module import Augmentation, ClassifierModule, StepPlan
 from pipeline.training.objective import Objective, cross_entropy, mean_squared_error
@@ -63,6 +74,10 @@ log = logging.getLogger(__name__)
 AUTO_CHECK_BYTES = 4 << 30
 # Where nothing was decoded in preparation there are no statistics; pixels are then scaled to -1..1.
 UNMEASURED_MEAN = UNMEASURED_STD = 127.5
+# The side that encoded images are brought to where none is asked for: that of the bottleneck MLP's presets.
+ENCODED_RESOLUTION = 64
+
+TrainingOrder = FullOrder | WindowOrder
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,16 +89,28 @@ class BatchPlan:
     micro_batches: int
 
 
-def open_splits(config: DataConfig, splits: list[str], world: World) -> tuple[DataSet, list[PackedReader]]:
+def open_splits(
+    config: DataConfig, splits: list[str], world: World, *, crops: Mapping[str, Crop] = MappingProxyType({})
+) -> tuple[DataSet, list[Reader]]:
     """Open splits of the data set, after checking as much of them as `data.check` asks; ranks share the work.
 
+    Args:
+        crops: what is seen of a split's images, by its name, where these are encoded; of the others their centre.
+
     Raises:
-        UserError: there is no such data set or split, or it is not packed.
+        UserError: there is no such data set or split, or training cannot take it.
         DamageError: a file is not what the manifest says.
     """
     data_set = world.agree(lambda: read_data_set(Path(config.path)))
-    readers: list[PackedReader] = []
-    world.agree_all(lambda: readers.extend(PackedReader(data_set, split) for split in splits))
+    if data_set.task is not Task.classification:
+        raise UserError(f"{data_set.root}: holds several labels an image; training takes data sets of one label yet")
+    readers: list[Reader] = []
+    world.agree_all(
+        lambda: readers.extend(
+            open_reader(data_set, split, config, crop=crops.get(split, CentreCrop(frac=1.0)), world=world)
+            for split in splits
+        )
+    )
     shards = [shard for reader in readers for shard in reader.split.shards]
     size_bytes = sum(shard.size_bytes for shard in shards)
     if config.check is Check.full or (config.check is Check.auto and size_bytes <= AUTO_CHECK_BYTES):
@@ -95,6 +122,42 @@ def open_splits(config: DataConfig, splits: list[str], world: World) -> tuple[Da
             config.path,
         )
     return data_set, readers
+
+
+def open_reader(data_set: DataSet, split: str, config: DataConfig, *, crop: Crop, world: World) -> Reader:
+    """Return the reader of a split's layout."""
+    if data_set.packed is not None:
+        if isinstance(crop, RandomCrop):
+            raise UserError(
+                f"{data_set.root}: holds packed images, which augment=resized_crop does not crop: use augment=flip_crop"
+            )
+        if config.resolution is not None:
+            raise UserError(
+                f"data.resolution={config.resolution}: {data_set.root} holds packed images of"
+                f" {data_set.packed.height}x{data_set.packed.width}; leave the option out, or prepare the data anew"
+                f" with layout.resolution={config.resolution}"
+            )
+        return PackedReader(data_set, split)
+    side = config.resolution or ENCODED_RESOLUTION
+    threads = config.decode_threads or max(1, num_processors() // world.local_size)
+    return EncodedReader(data_set, split, size=(side, side), crop=crop, threads=threads, verify=config.verify_records)
+
+
+def num_processors() -> int:
+    """Return how many processors this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def build_crop(config: AugmentConfig, *, seed: int) -> Crop:
+    """Return what training sees of encoded images."""
+    if isinstance(config, ResizedCropConfig):
+        return RandomCrop(
+            seed=seed,
+            scale=(config.least_area_frac, config.most_area_frac),
+            ratio=(config.least_aspect, config.most_aspect),
+            flip=config.flip,
+        )
+    return CentreCrop(frac=1.0)
 
 
 def _check_checksums(data_set: DataSet, shards: list[Any]) -> None:
@@ -131,11 +194,20 @@ def plan_batch(config: TrainConfig, *, num_samples: int, world_size: int) -> Bat
     )
 
 
-def build_order(config: OrderConfig, *, num_samples: int, slots: int, seed: int) -> FullOrder:
-    """Return training's order."""
+def build_order(config: OrderConfig, *, shard_counts: Sequence[int], slots: int, seed: int) -> TrainingOrder:
+    """Return training's order over shards of so many samples each."""
     match config:
         case FullOrderConfig():
-            return FullOrder(num_samples=num_samples, batch_size=slots, seed=seed)
+            return FullOrder(num_samples=sum(shard_counts), batch_size=slots, seed=seed)
+        case WindowOrderConfig():
+            return WindowOrder(
+                shard_counts=shard_counts,
+                batch_size=slots,
+                seed=seed,
+                lanes=config.lanes,
+                window_chunks=config.window_chunks,
+                chunk_samples=config.chunk_samples,
+            )
     raise TypeError(f"no order for {type(config).__name__}")
 
 
@@ -231,22 +303,24 @@ def build_optimizer(config: OptimizerConfig, model: nn.Module) -> torch.optim.Op
 
 
 def build_augmentation(config: AugmentConfig) -> Augmentation:
-    """Return what is done to training images on their device."""
+    """Return what is done to training images on their device; a resized crop and its flip are made by the decoder."""
+    if isinstance(config, ResizedCropConfig):
+        return Augmentation(flip=False, crop_padding=0)
     return Augmentation(flip=config.flip, crop_padding=config.crop_padding)
 
 
-def build_module(config: TrainConfig, data_set: DataSet, plan: StepPlan) -> ClassifierModule:
-    """Return the Lightning module for a packed data set."""
-    layout = data_set.packed
-    assert layout is not None, "readers refuse other layouts"
+def build_module(
+    config: TrainConfig, data_set: DataSet, plan: StepPlan, *, image_shape: tuple[int, int, int]
+) -> ClassifierModule:
+    """Return the Lightning module for a data set whose reader gives images of this height, width and channels."""
     model = build_model(
-        config.model, in_features=layout.pixel_bytes, num_classes=data_set.num_classes, seed=config.seed
+        config.model, in_features=math.prod(image_shape), num_classes=data_set.num_classes, seed=config.seed
     )
     if config.trainer.compile:
         model.compile()
     objective, eval_objective = build_objective(config.objective)
     statistics = data_set.statistics
-    channels = layout.channels
+    channels = image_shape[2]
     mean = statistics.mean if statistics else (UNMEASURED_MEAN,) * channels
     # A channel that never varies is left at 0 rather than divided by 0.
     std = tuple(value or 1.0 for value in statistics.std) if statistics else (UNMEASURED_STD,) * channels
@@ -263,7 +337,7 @@ def build_module(config: TrainConfig, data_set: DataSet, plan: StepPlan) -> Clas
     )
 
 
-def build_eval_loader(reader: PackedReader, *, slots_per_rank: int, prefetch: int, world: World) -> BatchLoader:
+def build_eval_loader(reader: Reader, *, slots_per_rank: int, prefetch: int, world: World) -> BatchLoader:
     """Return a loader of every sample once; the shape of a forward pass does not depend on the number of ranks."""
     order = SequentialOrder(num_samples=reader.num_samples, batch_size=slots_per_rank * world.size)
     return BatchLoader(reader, order, rank=world.rank, world_size=world.size, prefetch=prefetch, pin=world.cuda)

@@ -43,9 +43,21 @@ class DataConfig:
         default=Check.auto, metadata={"help": "full: checksums of all shards; sizes: lengths only; auto: full to 4 GB"}
     )
     prefetch: int = field(default=3, metadata={"help": "batches kept ready ahead of the step"})
+    resolution: int | None = field(
+        default=None, metadata={"help": "side that encoded images are brought to; null: 64; packed ones have their own"}
+    )
+    decode_threads: int | None = field(
+        default=None, metadata={"help": "threads of a rank that decode encoded images; null: its share of the cores"}
+    )
+    verify_records: bool = field(
+        default=False, metadata={"help": "check the CRC-32 of each encoded record when it is first read"}
+    )
 
     def __post_init__(self) -> None:
         _require(self.prefetch >= 1, f"data.prefetch={self.prefetch}: at least 1 wanted")
+        for name in ("resolution", "decode_threads"):
+            value = getattr(self, name)
+            _require(value is None or value >= 1, f"data.{name}={value}: at least 1, or null, wanted")
 
 
 @dataclass(slots=True, kw_only=True)
@@ -75,12 +87,46 @@ class FullOrderConfig(OrderConfig):
 
 
 @dataclass(slots=True, kw_only=True)
+class WindowOrderConfig(OrderConfig):
+    lanes: int = field(
+        default=8, metadata={"help": "parts of a batch that read shards of their own; no fewer than hosts; divides it"}
+    )
+    window_chunks: int = field(default=4, metadata={"help": "chunks of a lane whose samples are mixed"})
+    chunk_samples: int | None = field(
+        default=None,
+        metadata={"help": "samples of one shard that stay together; null: a whole shard, read once an epoch"},
+    )
+
+    def __post_init__(self) -> None:
+        for name in ("lanes", "window_chunks", "chunk_samples"):
+            value = getattr(self, name)
+            _require(value is None or value >= 1, f"order.{name}={value}: at least 1 wanted")
+
+
+@dataclass(slots=True, kw_only=True)
 class AugmentConfig:
     flip: bool = field(default=False, metadata={"help": "mirror each image with probability 1/2"})
     crop_padding: int = field(default=0, metadata={"help": "shift by up to this many pixels, zeros come in; 0: off"})
 
     def __post_init__(self) -> None:
         _require(self.crop_padding >= 0, f"augment.crop_padding={self.crop_padding}: at least 0 wanted")
+
+
+@dataclass(slots=True, kw_only=True)
+class ResizedCropConfig(AugmentConfig):
+    flip: bool = field(default=True, metadata={"help": "mirror each image with probability 1/2"})
+    least_area_frac: float = field(default=0.08, metadata={"help": "least share of the image's area that is seen"})
+    most_area_frac: float = field(default=1.0, metadata={"help": "greatest share of the image's area that is seen"})
+    least_aspect: float = field(default=0.75, metadata={"help": "least width over height of what is seen"})
+    most_aspect: float = field(default=4 / 3, metadata={"help": "greatest width over height of what is seen"})
+
+    def __post_init__(self) -> None:
+        _require(self.crop_padding == 0, f"augment.crop_padding={self.crop_padding}: a resized crop takes none")
+        areas, aspects = (self.least_area_frac, self.most_area_frac), (self.least_aspect, self.most_aspect)
+        _require(
+            0 < areas[0] <= areas[1] <= 1, f"augment.least_area_frac, most_area_frac = {areas}: 0 < least <= most <= 1"
+        )
+        _require(0 < aspects[0] <= aspects[1], f"augment.least_aspect, most_aspect = {aspects}: 0 < least <= most")
 
 
 class Activation(Enum):
@@ -335,8 +381,10 @@ class EvaluateDataConfig:
 TRAIN_SCHEMAS = {
     "root": TrainConfig,
     "order/full": FullOrderConfig,
+    "order/window": WindowOrderConfig,
     "augment/none": AugmentConfig,
     "augment/flip_crop": AugmentConfig,
+    "augment/resized_crop": ResizedCropConfig,
     "model/logistic_regression": LogisticRegressionConfig,
     "model/mlp": MlpConfig,
     "model/bottleneck_mlp": BottleneckMlpConfig,

@@ -57,7 +57,9 @@ def evaluate(config: EvaluateConfig, world: World) -> dict[str, float]:
     data = dataclasses.replace(stored.data, path=config.data.path or stored.data.path, check=config.data.check)
     data_set, (reader,) = open_splits(data, [config.split or stored.data.val_split], world)
     checkpoint = world.agree(lambda: _newest_checkpoint(folder))
-    module = build_module(stored, data_set, plan_steps(stored, steps_per_epoch=1, micro_batches=1))
+    module = build_module(
+        stored, data_set, plan_steps(stored, steps_per_epoch=1, micro_batches=1), image_shape=reader.image_shape
+    )
     state = load_checkpoint(checkpoint)["state_dict"]
     try:
         module.load_state_dict(state)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import sys
 import time
@@ -14,6 +15,8 @@ import pytorch_lightning as pl
 import torch
 
 from pipeline.build import (
+    TrainingOrder,
+    build_crop,
     build_eval_loader,
     build_module,
     build_order,
@@ -26,8 +29,7 @@ from pipeline.compose import compose, help_text
 from pipeline.config import TRAIN_SCHEMAS, TrainConfig, WandbConfig, to_stored
 from pipeline.data.datamodule import PackedDataModule
 from pipeline.data.loader import BatchLoader
-from pipeline.data.order import FullOrder
-from pipeline.data.packed import PackedReader
+from pipeline.data.reader import Reader
 from pipeline.evaluate import metrics_of
 from pipeline.run_folder import (
     CHECKPOINT_FOLDER,
@@ -83,20 +85,24 @@ def train(config: TrainConfig, world: World) -> dict[str, Any]:
 def _train(config: TrainConfig, world: World, opened: ExitStack) -> dict[str, Any]:
     started_s = time.perf_counter()
     data_set, (train_reader, val_reader) = open_splits(
-        config.data, [config.data.train_split, config.data.val_split], world
+        config.data,
+        [config.data.train_split, config.data.val_split],
+        world,
+        crops={config.data.train_split: build_crop(config.augment, seed=config.seed)},
     )
     opened.callback(train_reader.close)
     opened.callback(val_reader.close)
     num_samples = train_reader.num_samples
     batch_plan = plan_batch(config, num_samples=num_samples, world_size=world.size)
-    order = build_order(config.order, num_samples=num_samples, slots=batch_plan.slots, seed=config.seed)
+    shard_counts = [shard.num_samples for shard in train_reader.split.shards]
+    order = build_order(config.order, shard_counts=shard_counts, slots=batch_plan.slots, seed=config.seed)
     plan = plan_steps(config, steps_per_epoch=order.steps_per_epoch, micro_batches=batch_plan.micro_batches)
     fingerprint = fingerprint_of(config, train_reader)
     run = world.agree(lambda: open_run(config, fingerprint=fingerprint, total_steps=plan.total_steps))
     if run.is_finished:
         return read_json(run.folder / SUMMARY_FILE)
 
-    module = build_module(config, data_set, plan)
+    module = build_module(config, data_set, plan, image_shape=train_reader.image_shape)
     train_loader = BatchLoader(
         train_reader,
         order,
@@ -157,11 +163,12 @@ def _train(config: TrainConfig, world: World, opened: ExitStack) -> dict[str, An
     return summary
 
 
-def fingerprint_of(config: TrainConfig, reader: PackedReader) -> dict[str, Any]:
+def fingerprint_of(config: TrainConfig, reader: Reader) -> dict[str, Any]:
     """Return what the order of samples depends on: a run goes on only with the same."""
     return {
         "data": reader.split.manifest_sha256,
         "order": type(config.order).__name__.removesuffix("OrderConfig").lower(),
+        **{f"order.{name}": value for name, value in dataclasses.asdict(config.order).items()},
         "batch.size": config.batch.size,
         "seed": config.seed,
     }
@@ -203,7 +210,7 @@ def _open_metric_log(config: TrainConfig, run: Run) -> MetricLog:
 
 
 def _announce(
-    config: TrainConfig, world: World, run: Run, order: FullOrder, module: torch.nn.Module, total_steps: int
+    config: TrainConfig, world: World, run: Run, order: TrainingOrder, module: torch.nn.Module, total_steps: int
 ) -> None:
     parameters = sum(parameter.numel() for parameter in module.parameters())
     dropped = f", {order.num_dropped} of each epoch left out" if order.num_dropped else ""
