@@ -3,19 +3,24 @@
     reader = PackedReader(data_set, "train")
     labels_B = reader.fill(slots, epoch=0, out=images_BHWC)       # torch uint8, filled in place
 
+Opening costs a few microseconds a shard, for a billion samples too: a shard's sidecar is read and checked when the
+first of its samples is. Of it the labels are kept, 4 bytes a sample of the shards used so far.
+
 Axes: B batch, H height, W width, C channels.
 """
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from pipeline.data.order import Slots
 from pipeline.data.pixels import gather, native_pixels
-from pipeline.data.reader import AllAtHand, Feed, Int64Array, Use
+from pipeline.data.reader import AllAtHand, Feed, Int64Array, MakeFeed, Use
 from pipeline.native import Absent
 from pipeline.shards.check import check_sizes
 from pipeline.shards.errors import UserError
@@ -32,14 +37,18 @@ ELEMENTS = (torch.int64, torch.int32, torch.int16, torch.uint8)
 
 
 class PackedReader:
-    """Random access to one packed split. Opening it checks every file's size and every sidecar's rows."""
+    """Random access to one packed split."""
 
-    def __init__(self, data_set: DataSet, split_name: str) -> None:
+    def __init__(self, data_set: DataSet, split_name: str, *, make_feed: MakeFeed | None = None) -> None:
         """Open a split.
+
+        Args:
+            make_feed: keeps the shards and sidecars at hand; None for local ones, which are checked for their lengths
+                and mapped here.
 
         Raises:
             UserError: the data set is not packed or has no such split.
-            DamageError: a file is missing, of another size, or a sidecar does not describe its shard.
+            DamageError: a file is missing or of another size.
         """
         if data_set.packed is None:
             raise UserError(
@@ -54,14 +63,19 @@ class PackedReader:
         self.layout = data_set.packed
         self._element = next(dtype for dtype in ELEMENTS if self.layout.pixel_bytes % dtype.itemsize == 0)
         self.split = data_set.split(split_name)
-        check_sizes(self.split)
-        self._labels = self._read_labels()
+        # Pages of it that no sidecar has filled yet take no memory.
+        self._labels: npt.NDArray[np.int32] = np.empty(self.split.num_samples, dtype=np.int32)
+        self._known = np.zeros(len(self.split.shards), dtype=np.bool_)
+        self._reading = threading.Lock()
         counts = [shard.num_samples for shard in self.split.shards]
         self._first_ids = np.concatenate([[0], np.cumsum(counts)[:-1]]).astype(np.int64)
-        self._feed: Feed = AllAtHand()
+        if make_feed is None:
+            check_sizes(self.split)
         self._mapped = MappedFiles([shard.size_bytes for shard in self.split.shards])
-        for number, shard in enumerate(self.split.shards):
-            self._mapped.map_file(number, shard.path)
+        self._feed: Feed = AllAtHand() if make_feed is None else make_feed(self._mapped)
+        if make_feed is None:
+            for number, shard in enumerate(self.split.shards):
+                self._mapped.map_file(number, shard.path)
         # A view whose row k starts at byte 64*k: rows overlap, so any record's pixels of any shard are one row of it.
         range_bytes = torch.from_numpy(self._mapped.array)
         num_rows = (len(range_bytes) - self.layout.pixel_bytes) // PIXEL_ALIGNMENT_BYTES + 1
@@ -87,17 +101,23 @@ class PackedReader:
         self._feed.start(uses)
 
     def fill(self, slots: Slots, *, epoch: int, out: torch.Tensor) -> Int64Array:
-        """Copy the pixels of the slots' samples into `out` and return their labels, int64 (B,)."""
+        """Copy the pixels of the slots' samples into `out` and return their labels, int64 (B,).
+
+        Raises:
+            DamageError: a sidecar does not describe its shard.
+        """
         sample_ids = slots.sample_ids
         shards = np.searchsorted(self._first_ids, sample_ids, side="right") - 1
         self._feed.wait_for(shards)
+        if not self._known[shards].all():
+            self._read_labels(shards)
         offsets = self._offset_of_id_0[shards] + sample_ids * self.layout.record_bytes
         if isinstance(self._native, Absent):
             rows = torch.from_numpy(offsets // PIXEL_ALIGNMENT_BYTES)
             torch.index_select(self._images, 0, rows, out=out.view(len(sample_ids), -1).view(self._element))
         else:
             gather(self._native, self._mapped.array, offsets, out=out)
-        return self._labels[sample_ids]
+        return self._labels[sample_ids].astype(np.int64)
 
     def finish(self, step: int) -> None:
         self._feed.finish(step)
@@ -108,19 +128,19 @@ class PackedReader:
         self._images = torch.empty(0)
         self._mapped.close()
 
-    def _read_labels(self) -> Int64Array:
-        """Check every sidecar and copy its labels: 8 bytes a sample."""
-        labels = np.empty(self.split.num_samples, dtype=np.int64)
-        start = 0
-        for shard in self.split.shards:
-            rows = read_index(shard.index_path, num_samples=shard.num_samples)
-            check_index(
-                shard.index_path,
-                rows,
-                shard_bytes=shard.size_bytes,
-                num_classes=self.data_set.num_classes,
-                packed=self.layout,
-            )
-            labels[start : start + len(rows)] = rows["label"]
-            start += len(rows)
-        return labels
+    def _read_labels(self, shards: Int64Array) -> None:
+        """Read and check those of these shards' sidecars that were not read yet."""
+        with self._reading:
+            for number in np.unique(shards[~self._known[shards]]).tolist():
+                shard = self.split.shards[number]
+                rows = read_index(shard.index_path, num_samples=shard.num_samples)
+                check_index(
+                    shard.index_path,
+                    rows,
+                    shard_bytes=shard.size_bytes,
+                    num_classes=self.data_set.num_classes,
+                    packed=self.layout,
+                )
+                first = int(self._first_ids[number])
+                self._labels[first : first + len(rows)] = rows["label"]
+                self._known[number] = True

@@ -13,7 +13,7 @@ Axes: B batch, H height, W width, C channels, K labels.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Protocol
 
 import numpy as np
@@ -22,6 +22,7 @@ import torch
 
 from pipeline.data.order import Slots
 from pipeline.shards.manifest import DataSet, Split
+from pipeline.shards.mapping import MappedFiles
 
 Int64Array = npt.NDArray[np.int64]
 # The step, counted from the start of training, and the sample ids that this rank reads in it.
@@ -73,6 +74,10 @@ class Feed(Protocol):
 
     def close(self) -> None:
         """Let go of everything."""
+
+
+# Returns the feed that maps shards into their places of a range before they are read.
+MakeFeed = Callable[[MappedFiles], Feed]
 
 
 class AllAtHand:
