@@ -1,0 +1,305 @@
+"""The feed of local shards that do not fit memory: read ahead in file order, dropped from memory behind the consumer.
+
+    make_feed = functools.partial(PagedFeed, split, packed_ranges(layout, split), budget_bytes=1 << 30)
+    reader = PackedReader(data_set, "train", make_feed=make_feed)       # memory of the shards: about 1 GiB, always
+
+One thread goes through the coming uses (pipeline/data/lookahead.py says which blocks of which shards to read and which
+to let go), sorts what is to be read, and reads it in long runs. The pages are in the process's page table before
+the samples are asked for, so filling a batch is a gather from memory; what was used for the last time leaves the page
+table and the page cache. Both thus stay at the budget, whatever the size of the data.
+
+A window order reads each shard in long runs and its data once an epoch. Other orders work as well: with a full order
+`block_bytes=RANDOM_BLOCK_BYTES` reads little but the samples themselves, at the disk's rate of random reads.
+
+Measured over 4.3 GB on a disk that `pread` of 8 MB at a time reads at 450 MB/s (buffered, one thread) and O_DIRECT at
+1,100: `posix_fadvise(WILLNEED)` 32 MB ahead and MADV_POPULATE_READ behind it 700 to 1,050 MB/s; plain faults on the
+mapping 410 to 540. benchmarks/larger_than_memory.py; docs/SCALE.md.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import threading
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from pipeline.data.lookahead import BlockUse, Lookahead
+from pipeline.data.reader import Int64Array, Use
+from pipeline.data.sample_ranges import RangesOf
+from pipeline.shards.check import check_sizes
+from pipeline.shards.manifest import Split
+from pipeline.shards.mapping import MappedFiles
+from pipeline.shards.pages import MappedPages
+
+log = logging.getLogger(__name__)
+
+BLOCK_BYTES = 1 << 20
+# For samples in random places: with 64x64 RGB images twice their bytes are read, where whole MBs would be 80 times.
+RANDOM_BLOCK_BYTES = 16 << 10
+# What the disk is asked for beyond what is waited for; one pass of a loop over it takes some ms.
+REQUESTED_BYTES = 32 << 20
+MAX_GROUP_BYTES = 256 << 20
+GROUPS_IN_BUDGET = 8
+PIECE_BYTES = 1 << 20
+# Above so many bytes read for a byte used the budget holds no window, and that is said.
+WASTEFUL_READS = 2.0
+
+
+class Pages(Protocol):
+    """What MappedPages does."""
+
+    def request(self, shard: int, offset: int, size_bytes: int) -> None: ...
+    def load(self, shard: int, offset: int, size_bytes: int) -> None: ...
+    def drop(self, shard: int, offset: int, size_bytes: int) -> None: ...
+    def close(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Piece:
+    """A run of bytes to read; once it is there, so many samples of the iteration are, from its start."""
+
+    shard: int
+    offset: int
+    size_bytes: int
+    samples: int
+
+
+class Blocks:
+    """Blocks of the files of a split, numbered through; the last one of a file may be shorter."""
+
+    def __init__(self, sizes_bytes: Int64Array, *, block_bytes: int) -> None:
+        self.block_bytes, self._sizes = block_bytes, sizes_bytes
+        counts = -(-sizes_bytes // block_bytes)
+        self._firsts = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+
+    def __len__(self) -> int:
+        return int(self._firsts[-1])
+
+    def of(self, shards: Int64Array, begins: Int64Array, ends: Int64Array) -> Int64Array:
+        """Return the blocks that ranges [begin, end) of files lie in, some of them several times."""
+        firsts = self._firsts[shards] + begins // self.block_bytes
+        counts = self._firsts[shards] + (ends - 1) // self.block_bytes - firsts + 1
+        blocks: Int64Array = np.repeat(firsts - np.cumsum(counts) + counts, counts)
+        return blocks + np.arange(len(blocks))
+
+    def runs(self, blocks: Int64Array) -> Iterator[tuple[int, int, int]]:
+        """Yield (file, offset, size) of the contiguous runs of ascending blocks, none over two files."""
+        files = np.searchsorted(self._firsts, blocks, side="right") - 1
+        borders = np.flatnonzero((np.diff(blocks) != 1) | (np.diff(files) != 0)) + 1
+        for run in np.split(np.arange(len(blocks)), borders) if len(blocks) else []:
+            file = int(files[run[0]])
+            begin, end = ((blocks[run[[0, -1]]] - self._firsts[file] + [0, 1]) * self.block_bytes).tolist()
+            yield file, begin, min(end, int(self._sizes[file])) - begin
+
+
+class PagedFeed:
+    """Maps a split's shards, and keeps what is about to be read in memory.
+
+    Attributes:
+        bytes_read: from the disk, since the feed was opened.
+        bytes_held: of the shards, in memory or on their way there.
+    """
+
+    def __init__(
+        self,
+        split: Split,
+        ranges_of: RangesOf,
+        mapped: MappedFiles | None = None,
+        *,
+        budget_bytes: int,
+        block_bytes: int = BLOCK_BYTES,
+        pages: Pages | None = None,
+    ) -> None:
+        """Open a split.
+
+        Args:
+            mapped: the range that the reader reads from.
+            budget_bytes: of the shards to hold in memory; at least the samples of a few batches.
+            block_bytes: that are read and dropped together, a multiple of the page size.
+            pages: what carries advice out; None for the kernel.
+
+        Raises:
+            DamageError: a shard or sidecar is missing or has another length.
+        """
+        check_sizes(split)
+        shards = split.shards
+        if pages is None:
+            assert mapped is not None, "pages are advised about through their mapping"
+            pages = MappedPages(mapped, [shard.path for shard in shards])
+        self._pages, self._ranges_of = pages, ranges_of
+        self._blocks = Blocks(np.array([shard.size_bytes for shard in shards]), block_bytes=block_bytes)
+        self._budget_blocks = max(2, budget_bytes // block_bytes)
+        self._group_blocks = max(1, min(self._budget_blocks // GROUPS_IN_BUDGET, MAX_GROUP_BYTES // block_bytes))
+        self._requested_bytes = min(REQUESTED_BYTES, self._group_blocks * block_bytes)
+        self.bytes_read = self.bytes_held = 0
+        self._bytes_used = 0
+        self._is_warned = False
+        # What the consumer has asked for and done, told to the thread, and what the thread has ready, told back.
+        self._changed = threading.Condition()
+        self._uses: Iterator[Use] | None = None
+        self._is_running = self._is_closed = False
+        self._wanted = self._ready = 0
+        self._finished_step = -1
+        self._error: Exception | None = None
+        self._thread = threading.Thread(target=self._run, name="read-ahead", daemon=True)
+        self._thread.start()
+
+    def start(self, uses: Iterator[Use]) -> None:
+        with self._changed:
+            self._uses, self._is_running = uses, True
+            self._wanted = self._ready = 0
+            self._finished_step = -1
+            self._error = None
+            self._changed.notify_all()
+
+    def wait_for(self, shards: Int64Array) -> None:
+        """Return when as many samples are in memory, from the iteration's start on, as were ever waited for.
+
+        Which shards they lie in does not matter: batches are asked for in their order, so that with the n-th sample
+        asked for come those before it. Outside an iteration there is nothing to wait for; what is then read is
+        brought in by faults.
+        """
+        with self._changed:
+            if not self._is_running:
+                return
+            self._wanted += len(shards)
+            wanted = self._wanted
+            self._changed.notify_all()
+            self._changed.wait_for(lambda: self._ready >= wanted or self._error or not self._is_running)
+            if self._error:
+                raise self._error
+
+    def finish(self, step: int) -> None:
+        with self._changed:
+            self._finished_step = step
+            self._changed.notify_all()
+
+    def close(self) -> None:
+        """Drop everything and end the thread."""
+        with self._changed:
+            self._is_closed, self._is_running = True, False
+            self._changed.notify_all()
+        self._thread.join()
+        self._pages.close()
+
+    def _run(self) -> None:
+        """Carry out iteration after iteration; the thread's whole life."""
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._uses is not None or self._is_closed)
+                uses, self._uses = self._uses, None
+                if uses is None or self._is_closed:
+                    return
+            ahead = Lookahead(
+                self._block_uses(uses),
+                num_blocks=len(self._blocks),
+                budget_blocks=self._budget_blocks,
+                group_blocks=self._group_blocks,
+            )
+            try:
+                self._iterate(ahead)
+            except Exception as error:
+                # Told to whoever waits: nobody looks at a thread.
+                with self._changed:
+                    self._error = error
+                    self._changed.notify_all()
+            self._drop(ahead.finish_all())
+
+    def _iterate(self, ahead: Lookahead) -> None:
+        """Read ahead and drop behind, until another iteration starts or the feed is closed."""
+        waiting: deque[Piece] = deque()
+        requested: deque[Piece] = deque()
+        finished_step = -1
+        while True:
+            with self._changed:
+                is_over = self._uses is not None or self._is_closed
+                wanted = self._wanted
+                is_finished, finished_step = self._finished_step > finished_step, self._finished_step
+            if is_over:
+                # What is still on its way from the disk cannot be dropped before it is there.
+                for piece in requested:
+                    if piece.size_bytes:
+                        self._pages.load(piece.shard, piece.offset, piece.size_bytes)
+                return
+            if is_finished:
+                self._drop(ahead.finish(step=finished_step))
+                self.bytes_held = ahead.blocks_held * self._blocks.block_bytes
+            while len(requested) * PIECE_BYTES < self._requested_bytes:
+                if not waiting and not self._extend(waiting, ahead, wanted=wanted):
+                    break
+                piece = waiting.popleft()
+                if piece.size_bytes:
+                    self._pages.request(piece.shard, piece.offset, piece.size_bytes)
+                requested.append(piece)
+            if requested:
+                self._load(requested.popleft())
+            else:
+                self._rest(ahead, wanted=wanted, finished_step=finished_step)
+
+    def _extend(self, waiting: deque[Piece], ahead: Lookahead, *, wanted: int) -> bool:
+        """Append the pieces of the next group; False where there is no group."""
+        before = ahead.samples
+        group = ahead.next_group(wanted=wanted)
+        if group is None:
+            return False
+        self.bytes_held = ahead.blocks_held * self._blocks.block_bytes
+        for shard, offset, size in self._blocks.runs(group.blocks):
+            for start in range(offset, offset + size, PIECE_BYTES):
+                size_bytes = min(PIECE_BYTES, offset + size - start)
+                waiting.append(Piece(shard=shard, offset=start, size_bytes=size_bytes, samples=before))
+        # An empty piece, so that the samples are there when all before it are.
+        waiting.append(Piece(shard=0, offset=0, size_bytes=0, samples=group.samples))
+        return True
+
+    def _load(self, piece: Piece) -> None:
+        if piece.size_bytes:
+            self._pages.load(piece.shard, piece.offset, piece.size_bytes)
+            self.bytes_read += piece.size_bytes
+            return
+        with self._changed:
+            if self._uses is None:
+                self._ready = piece.samples
+                self._changed.notify_all()
+
+    def _rest(self, ahead: Lookahead, *, wanted: int, finished_step: int) -> None:
+        """Wait for news, with nothing to read in sight."""
+        with self._changed:
+            if ahead.is_at_end and self._uses is None:
+                # Whoever reads on after the last use, outside an iteration, must not wait.
+                self._ready = sys.maxsize
+                self._changed.notify_all()
+            self._changed.wait_for(
+                lambda: (
+                    self._wanted > wanted
+                    or self._finished_step > finished_step
+                    or self._uses is not None
+                    or self._is_closed
+                )
+            )
+
+    def _drop(self, blocks: Int64Array) -> None:
+        for shard, offset, size_bytes in self._blocks.runs(blocks):
+            self._pages.drop(shard, offset, size_bytes)
+
+    def _block_uses(self, uses: Iterator[Use]) -> Iterator[BlockUse]:
+        for step, sample_ids in uses:
+            shards, begins, ends = self._ranges_of(sample_ids)
+            self._bytes_used += int((ends - begins).sum())
+            self._warn_of_waste()
+            yield step, len(sample_ids), self._blocks.of(shards, begins, ends)
+
+    def _warn_of_waste(self) -> None:
+        budget_bytes = self._budget_blocks * self._blocks.block_bytes
+        if not self._is_warned and self.bytes_read > WASTEFUL_READS * self._bytes_used + budget_bytes:
+            self._is_warned = True
+            log.warning(
+                "data: the disk reads %.1f times the bytes of the images, as the order uses more of the data at a time"
+                " than the %d MB of memory for it: order=window, smaller windows or chunks, or more memory read less",
+                self.bytes_read / self._bytes_used,
+                budget_bytes >> 20,
+            )
