@@ -28,6 +28,9 @@ from tiny_data import prepare_pictures, random_pixels, rows_of, stored_image, wr
 # 100 samples in batches of 12: 8 steps an epoch.
 TRAINING = ["trainer.max_epochs=2", "log_sample_ids=true", "augment=flip_crop", "checkpoint.every_steps=1", "seed=5"]
 
+# Where nothing was decoded in preparation there are no statistics.
+UNMEASURED = (torch.tensor([127.5] * 3), torch.tensor([127.5] * 3))
+
 Fed = dict[int, list[tuple[torch.Tensor, torch.Tensor]]]
 
 
@@ -55,8 +58,8 @@ def fed(monkeypatch: pytest.MonkeyPatch) -> Fed:
 
 
 def assert_shows(batch: GlobalBatch, data: DataSet, fed: list[tuple[torch.Tensor, torch.Tensor]]) -> None:
-    assert data.statistics is not None
-    mean, std = torch.tensor(data.statistics.mean), torch.tensor(data.statistics.std)
+    statistics = data.statistics
+    mean, std = (torch.tensor(statistics.mean), torch.tensor(statistics.std)) if statistics else UNMEASURED
     images_BHWC = torch.from_numpy(np.stack([sample.after_HWC for sample in batch.samples]))
     shown_BD = ((images_BHWC - mean) / std).flatten(1)
     assert torch.equal(shown_BD, torch.cat([inputs for inputs, _ in fed]))
@@ -81,6 +84,21 @@ def test_every_step_shows_what_the_run_was_fed(
         assert [sample.sample_id for sample in batch.samples] == ids
         assert [sample.slot for sample in batch.samples] == list(range(batch.num_slots))
         assert_shows(batch, synthetic, fed[step])
+
+
+def test_of_encoded_images_the_whole_and_the_crop_that_was_trained_on_are_shown(tmp_path: Path, fed: Fed) -> None:
+    """Before: the source's own PNG; after: what the decoder cut out of it for training."""
+    pictures = write_pictures(tmp_path / "pictures", num_each=12, size=20)
+    data = prepare_pictures(tmp_path / "pictures", tmp_path / "data", "layout=encoded", "source.val_frac=0.2")
+    run = tmp_path / "run"
+    train_here(data.root, run, "augment=resized_crop", "data.resolution=9", "batch.size=8", "trainer.max_epochs=2")
+    for step in sorted(fed):
+        batch = look(f"run={run}", f"step={step}")
+        assert_shows(batch, data, fed[step])
+        for sample in batch.samples:
+            assert sample.before_HWC is not None
+            assert np.array_equal(sample.before_HWC, pictures[sample.source_key])
+            assert sample.after_HWC.shape == (9, 9, 3)
 
 
 def test_a_resumed_run_is_shown_as_it_was_fed(synthetic: DataSet, tmp_path: Path, fed: Fed) -> None:
