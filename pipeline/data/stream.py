@@ -82,7 +82,9 @@ class StreamOrder:
 
     def __post_init__(self) -> None:
         if not 1 <= self.batch_size <= self.num_samples:
-            raise ValueError(f"batch_size={self.batch_size}: 1 to num_samples={self.num_samples} wanted")
+            raise UserError(
+                f"data.stream_samples_per_epoch={self.num_samples}: at least a batch of {self.batch_size} wanted"
+            )
 
     @property
     def steps_per_epoch(self) -> int:
