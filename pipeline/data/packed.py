@@ -18,8 +18,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from pipeline.data.augment import augment_normalise
 from pipeline.data.order import Slots
-from pipeline.data.pixels import gather, native_pixels
+from pipeline.data.pixels import gather, gather_augmented, native_pixels
 from pipeline.data.reader import AllAtHand, Feed, Int64Array, MakeFeed, Use
 from pipeline.native import Absent
 from pipeline.shards.check import check_sizes
@@ -106,18 +107,58 @@ class PackedReader:
         Raises:
             DamageError: a sidecar does not describe its shard.
         """
-        sample_ids = slots.sample_ids
+        offsets, labels = self._find(slots.sample_ids)
+        if isinstance(self._native, Absent):
+            rows = torch.from_numpy(offsets // PIXEL_ALIGNMENT_BYTES)
+            torch.index_select(self._images, 0, rows, out=out.view(len(rows), -1).view(self._element))
+        else:
+            gather(self._native, self._mapped.array, offsets, out=out)
+        return labels
+
+    def fill_augmented(
+        self,
+        slots: Slots,
+        bits_B: torch.Tensor,
+        *,
+        flip: bool,
+        crop_padding: int,
+        mean_C: torch.Tensor,
+        std_C: torch.Tensor,
+        out: torch.Tensor,
+        num_threads: int = 1,
+    ) -> Int64Array:
+        """As `fill` and `augment_normalise`, with no uint8 batch in between: from the shards into floats (B, D)."""
+        if isinstance(self._native, Absent):
+            images_BHWC = torch.empty((len(slots), *self.image_shape), dtype=torch.uint8)
+            labels = self.fill(slots, epoch=0, out=images_BHWC)
+            augment_normalise(
+                images_BHWC, bits_B, flip=flip, crop_padding=crop_padding, mean_C=mean_C, std_C=std_C, out=out
+            )
+            return labels
+        offsets, labels = self._find(slots.sample_ids)
+        gather_augmented(
+            self._native,
+            self._mapped.array,
+            offsets,
+            bits_B,
+            image_shape=self.image_shape,
+            flip=flip,
+            crop_padding=crop_padding,
+            mean_C=mean_C,
+            std_C=std_C,
+            num_threads=num_threads,
+            out=out,
+        )
+        return labels
+
+    def _find(self, sample_ids: Int64Array) -> tuple[Int64Array, Int64Array]:
+        """Return where samples' pixels begin in the mapping, and their labels, once their shards are at hand."""
         shards = np.searchsorted(self._first_ids, sample_ids, side="right") - 1
         self._feed.wait_for(shards)
         if not self._known[shards].all():
             self._read_labels(shards)
         offsets = self._offset_of_id_0[shards] + sample_ids * self.layout.record_bytes
-        if isinstance(self._native, Absent):
-            rows = torch.from_numpy(offsets // PIXEL_ALIGNMENT_BYTES)
-            torch.index_select(self._images, 0, rows, out=out.view(len(sample_ids), -1).view(self._element))
-        else:
-            gather(self._native, self._mapped.array, offsets, out=out)
-        return self._labels[sample_ids].astype(np.int64)
+        return offsets, self._labels[sample_ids].astype(np.int64)
 
     def finish(self, step: int) -> None:
         self._feed.finish(step)
