@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Iterator
 
@@ -10,14 +11,19 @@ import pytest
 import torch
 from exact_resume import Open, Shape, assert_resumes_exactly
 
+from pipeline.data.concat import ConcatReader
 from pipeline.data.crop import RandomCrop
 from pipeline.data.encoded import EncodedReader
 from pipeline.data.loader import BatchLoader
+from pipeline.data.mixture import MixtureOrder, member_seed
 from pipeline.data.order import SLOTS_AHEAD, FullOrder, Int64Array, Order, Slots
 from pipeline.data.packed import PackedReader
+from pipeline.data.paged_feed import PagedFeed
 from pipeline.data.reader import Reader, Use
+from pipeline.data.sample_ranges import encoded_ranges, packed_ranges
 from pipeline.data.window import WindowOrder
 from pipeline.shards.manifest import DataSet
+from synthetic_data import make_synthetic
 from tiny_data import prepare_pictures, write_pictures
 
 BATCH_SIZE = 12
@@ -33,6 +39,13 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> DataSet:
     return data_set
 
 
+@pytest.fixture(scope="module")
+def other_synthetic(tmp_path_factory: pytest.TempPathFactory) -> DataSet:
+    """30 images of the shape and classes of `synthetic`."""
+    options = ["source.samples=30", "source.val_samples=5", "source.classes=7", "layout.shard_bytes=20000"]
+    return make_synthetic(tmp_path_factory.mktemp("other") / "synthetic", *options)
+
+
 def full_order(data_set: DataSet) -> FullOrder:
     return FullOrder(num_samples=data_set.split("train").num_samples, batch_size=BATCH_SIZE, seed=5)
 
@@ -43,6 +56,7 @@ def window_order(data_set: DataSet) -> WindowOrder:
 
 
 ORDERS = {"full": full_order, "window": window_order}
+WINDOW_IS_SLOW = ["full", pytest.param("window", marks=pytest.mark.slow)]
 
 
 def packed(data_set: DataSet, order: Order) -> Open:
@@ -65,6 +79,42 @@ def test_packed_shards(synthetic: DataSet, order: str) -> None:
 @pytest.mark.parametrize("order", ORDERS)
 def test_encoded_shards_with_random_crops_and_decode_threads(pictures: DataSet, order: str) -> None:
     assert_resumes_exactly(encoded(pictures, ORDERS[order](pictures)))
+
+
+@pytest.mark.parametrize("order", WINDOW_IS_SLOW)
+@pytest.mark.parametrize("kind", ["packed", "encoded"])
+def test_shards_larger_than_memory(synthetic: DataSet, pictures: DataSet, kind: str, order: str) -> None:
+    """With room for a few blocks, so that what is read ahead is dropped and read again in every epoch."""
+    data_set = synthetic if kind == "packed" else pictures
+    split = data_set.split("train")
+    ranges = encoded_ranges(split) if data_set.packed is None else packed_ranges(data_set.packed, split)
+    make_feed = functools.partial(PagedFeed, split, ranges, budget_bytes=48 << 10, block_bytes=4 << 10)
+
+    def open_rank(shape: Shape) -> tuple[Reader, Order]:
+        if kind == "packed":
+            return PackedReader(data_set, "train", make_feed=make_feed), ORDERS[order](data_set)
+        crop = RandomCrop(seed=5)
+        options = {"size": (8, 6), "crop": crop, "threads": shape.threads, "make_feed": make_feed}
+        return EncodedReader(data_set, "train", **options), ORDERS[order](data_set)  # type: ignore[arg-type]
+
+    assert_resumes_exactly(open_rank)
+
+
+@pytest.mark.parametrize("order", WINDOW_IS_SLOW)
+def test_mixtures_of_packed_sets(synthetic: DataSet, other_synthetic: DataSet, order: str) -> None:
+    """The smaller set comes round again within an epoch of the mixture."""
+    sets = (synthetic, other_synthetic)
+    lanes = 2
+    orders: list[Order] = []
+    for number, data_set in enumerate(sets):
+        counts, seed = [shard.num_samples for shard in data_set.split("train").shards], member_seed(5, number)
+        if order == "full":
+            orders.append(FullOrder(num_samples=sum(counts), batch_size=lanes, seed=seed))
+        else:
+            orders.append(WindowOrder(shard_counts=counts, batch_size=lanes, lanes=lanes, seed=seed, window_chunks=2))
+    sizes = [data_set.split("train").num_samples for data_set in sets]
+    mixture = MixtureOrder(orders=orders, num_samples=sizes, weights=[2, 3], batch_size=BATCH_SIZE)
+    assert_resumes_exactly(lambda _: (ConcatReader([PackedReader(data_set, "train") for data_set in sets]), mixture))
 
 
 # Going on costs nothing: a billion samples, of which none is stored.
