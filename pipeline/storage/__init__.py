@@ -15,10 +15,10 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from pipeline.shards.errors import UserError
-from pipeline.storage.base import Store, StoredFile
+from pipeline.storage.base import PassingError, Store, StoredFile
 from pipeline.storage.local import LocalStore
 
-__all__ = ["Store", "StoredFile", "is_local", "open_store"]
+__all__ = ["PassingError", "Store", "StoredFile", "is_local", "open_store"]
 
 REMOTE_SCHEMES = ("s3", "gs", "az", "http", "https")
 

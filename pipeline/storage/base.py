@@ -14,7 +14,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
-from pipeline.shards.errors import UserError
+from pipeline.shards.errors import DamageError, UserError
+
+
+class PassingError(UserError):
+    """What may go well later: there is no connection, or the server fails."""
+
+
+class BrokenBodyError(DamageError, PassingError):
+    """The bytes did not arrive whole, in several attempts."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -26,7 +26,7 @@ from obstore.exceptions import BaseError
 from obstore.store import from_url
 
 from pipeline.shards.errors import DamageError, UserError
-from pipeline.storage.base import StoredFile, check_name
+from pipeline.storage.base import BrokenBodyError, PassingError, StoredFile, check_name
 from pipeline.storage.remote_errors import FaultKind, PastEndError, WrongLengthError, read_fault
 
 if TYPE_CHECKING:
@@ -163,7 +163,9 @@ class RemoteStore:
 
         Raises:
             FileNotFoundError: no such file, for the caller to judge.
-            DamageError: the file is shorter than asked, or its bytes did not arrive whole in any attempt.
+            DamageError: the file is shorter than asked.
+            BrokenBodyError: its bytes did not arrive whole in any attempt.
+            PassingError: there is no connection, or the server fails.
             UserError: everything else.
         """
         delays_s = iter(BODY_RETRY_DELAYS_S)
@@ -191,7 +193,8 @@ class _NotAllowedError(UserError):
 _ERRORS: dict[FaultKind, type[UserError]] = {
     FaultKind.not_allowed: _NotAllowedError,
     FaultKind.past_end: DamageError,
-    FaultKind.broken_body: DamageError,
+    FaultKind.broken_body: BrokenBodyError,
+    FaultKind.outage: PassingError,
 }
 
 

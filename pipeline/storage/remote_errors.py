@@ -24,6 +24,7 @@ _CREDENTIALS = {
 _CREDENTIAL_SERVERS = ("169.254.", "metadata.google.internal", "/latest/api/token")
 _NO_BUCKET = ("NoSuchBucket", "The specified bucket does not exist", "ContainerNotFound")
 _BROKEN_BODY = "request or response body error"
+_OUTAGE = re.compile(r"kind: (Connect|Request|Timeout|Interrupted)|status code: (5\d\d|408|429)")
 _MAX_TEXT = 300
 
 
@@ -43,6 +44,7 @@ class FaultKind(Enum):
     not_allowed = auto()
     past_end = auto()
     broken_body = auto()
+    outage = auto()
     other = auto()
 
 
@@ -79,5 +81,7 @@ def read_fault(error: Exception, *, scheme: str) -> Fault:
         return Fault(FaultKind.other, "the server does not give parts of files (HTTP ranges), which reading needs")
     if "kind: Connect" in text or "kind: Timeout" in text:
         causes = re.findall(r'(?:message|error): "([^"]+)"', text)
-        return Fault(FaultKind.other, f"no connection ({causes[-1] if causes else 'no answer in time'})")
+        return Fault(FaultKind.outage, f"no connection ({causes[-1] if causes else 'no answer in time'})")
+    if _OUTAGE.search(text):
+        return Fault(FaultKind.outage, first_line[:_MAX_TEXT])
     return Fault(FaultKind.other, first_line[:_MAX_TEXT])
