@@ -27,7 +27,7 @@ LAYERS = {
     "build": 3,
 }
 ENTRY_LAYER = 4
-CONFIG_TREE = {"compose", "config", "run_folder"}
+CONFIG_TREE = {"compose", "config", "inspect_config", "plan_config", "run_folder"}
 
 
 def imports(path: Path) -> Iterator[str]:

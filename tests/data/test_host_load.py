@@ -1,0 +1,69 @@
+"""What a host reads, against the batches themselves."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from pipeline.data.host_load import HostLoad, host_load
+from pipeline.data.order import FullOrder, rank_slots
+from pipeline.data.window import WindowOrder
+
+COUNTS = [40 + 7 * (k % 5) for k in range(60)]
+SIZES = [1000 * count + 500 for count in COUNTS]
+
+
+def load_of(order: WindowOrder | FullOrder, *, host: int, hosts: int) -> HostLoad:
+    return host_load(order, shard_bytes=SIZES, shard_counts=COUNTS, host=host, hosts=hosts)
+
+
+def shards_by_step(order: WindowOrder, *, host: int, hosts: int) -> list[set[int]]:
+    ends = np.cumsum(COUNTS)
+    slots = rank_slots(order, epoch=0, first_step=0, rank=host, world_size=hosts)
+    return [set(np.searchsorted(ends, part.sample_ids, side="right").tolist()) for part in slots]
+
+
+@pytest.mark.parametrize(("lanes", "window_chunks"), [(8, 1), (8, 3), (4, 2)])
+@pytest.mark.parametrize("hosts", [1, 2, 3, 4, 8])
+def test_a_host_reads_the_shards_of_its_batches(lanes: int, window_chunks: int, hosts: int) -> None:
+    order = WindowOrder(shard_counts=COUNTS, batch_size=24, seed=1, lanes=lanes, window_chunks=window_chunks)
+    for host in range(hosts):
+        steps = shards_by_step(order, host=host, hosts=hosts)
+        used = set().union(*steps)
+        load = load_of(order, host=host, hosts=hosts)
+        # A window's samples that the epoch drops can be all that a shard has.
+        assert load.read_shards - 1 <= len(used) <= load.read_shards
+        assert load.read_bytes >= sum(SIZES[shard] for shard in used)
+        # Brute force: a shard is held from its first to its last use; those that two lanes share may be let go between.
+        first = {shard: next(t for t, step in enumerate(steps) if shard in step) for shard in used}
+        last = {shard: max(t for t, step in enumerate(steps) if shard in step) for shard in used}
+        held = [
+            sum(SIZES[shard] for shard in used if first[shard] <= step <= last[shard]) for step in range(len(steps))
+        ]
+        per_step = max(sum(SIZES[shard] for shard in step) for step in steps)
+        assert per_step <= load.open_bytes <= max(held) + max(SIZES) * lanes
+        assert load.open_bytes <= load.cache_bytes <= load.read_bytes
+
+
+def test_the_open_part_is_the_lanes_windows() -> None:
+    sizes, counts = [1_000_000] * 400, [100] * 400
+    order = WindowOrder(shard_counts=counts, batch_size=8, seed=1, lanes=8, window_chunks=4)
+    load = host_load(order, shard_bytes=sizes, shard_counts=counts, host=0, hosts=2)
+    assert load.lanes == 4
+    # Four lanes of four shards, and a window that ends in the step in which the next begins.
+    assert 16_000_000 <= load.open_bytes <= 20_000_000
+    assert load.cache_bytes - load.open_bytes >= 4_000_000
+    assert 200 <= load.read_shards <= 202
+
+
+def test_chunks_smaller_than_shards_count_by_their_share() -> None:
+    sizes, counts = [1_000_000] * 400, [100] * 400
+    order = WindowOrder(shard_counts=counts, batch_size=8, seed=1, lanes=8, window_chunks=4, chunk_samples=10)
+    load = host_load(order, shard_bytes=sizes, shard_counts=counts, host=0, hosts=1)
+    assert 3_200_000 <= load.open_bytes <= 3_700_000
+
+
+def test_a_full_shuffle_needs_everything_all_the_time() -> None:
+    load = load_of(FullOrder(num_samples=sum(COUNTS), batch_size=24, seed=1), host=1, hosts=2)
+    assert load.read_bytes == load.open_bytes == load.cache_bytes == sum(SIZES)
+    assert load.lanes is None
