@@ -284,6 +284,10 @@ class TrainerConfig:
     compile: bool = field(default=False, metadata={"help": "torch.compile the model"})
     clip_norm: float | None = field(default=None, metadata={"help": "largest norm of the gradient; null: off"})
     log_every_steps: int = field(default=50, metadata={"help": "steps between rows of metrics.jsonl"})
+    measure_bound: bool = field(
+        default=True,
+        metadata={"help": "at the end, tell what bounded the run: times model and loader alone for 1 % of its time"},
+    )
 
     def __post_init__(self) -> None:
         _require(self.max_epochs >= 1, f"trainer.max_epochs={self.max_epochs}: at least 1 wanted")

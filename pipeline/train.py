@@ -26,7 +26,7 @@ from pipeline.build import (
     plan_steps,
 )
 from pipeline.compose import compose, help_text
-from pipeline.config import TRAIN_SCHEMAS, TrainConfig, WandbConfig, to_stored
+from pipeline.config import TRAIN_SCHEMAS, Precision, TrainConfig, WandbConfig, to_stored
 from pipeline.data.datamodule import PackedDataModule
 from pipeline.data.loader import BatchLoader
 from pipeline.data.reader import Reader
@@ -145,6 +145,8 @@ def _train(config: TrainConfig, world: World, opened: ExitStack) -> dict[str, An
     datamodule = PackedDataModule(train=train_loader, val=val_loader)
     trainer.fit(module, datamodule=datamodule, ckpt_path=run.checkpoint, weights_only=True)
     final = metrics_of(module, val_loader, world, precision=config.trainer.precision)
+    autocast = config.trainer.precision is Precision.bf16
+    bound = recorder.find_bound(module, autocast=autocast) if config.trainer.measure_bound else {}
     summary: dict[str, Any] = {
         "run_dir": str(run.folder),
         **{f"val/{key}": value for key, value in final.items()},
@@ -152,6 +154,7 @@ def _train(config: TrainConfig, world: World, opened: ExitStack) -> dict[str, An
         # Of this process alone: a resumed run tells the speed since it was resumed.
         "rate/images_per_s": recorder.images_per_s,
         "rate/data_wait_frac": recorder.data_wait_frac,
+        **bound,
         "wall_s": time.perf_counter() - started_s,
         "world_size": world.size,
         "parameters": sum(parameter.numel() for parameter in module.model.parameters()),
@@ -177,6 +180,7 @@ def fingerprint_of(config: TrainConfig, reader: Reader) -> dict[str, Any]:
 def summary_text(summary: dict[str, Any]) -> str:
     """Return the few lines that end a run."""
     folder = Path(summary["run_dir"])
+    bounded = f"bounded by  {summary['bounded_by']}\n" if "bounded_by" in summary else ""
     ranks = "1 rank" if summary["world_size"] == 1 else f"{summary['world_size']} ranks"
     return (
         f"\naccuracy    {100 * summary['val/top1_frac']:.2f} % of {summary['val/samples']:,.0f} validation images"
@@ -184,6 +188,7 @@ def summary_text(summary: dict[str, Any]) -> str:
         f"speed       {summary['rate/images_per_s']:,.0f} images/s on {ranks},"
         f" {100 * summary['rate/data_wait_frac']:.2f} % of the time waiting for data,"
         f" {summary['wall_s']:.0f} s in all\n"
+        f"{bounded}"
         f"run         {folder} ({METRICS_FILE}, {SUMMARY_FILE}, {CHECKPOINT_FOLDER}/)\n"
         f'next        make evaluate ARGS="run={folder}"\n'
     )

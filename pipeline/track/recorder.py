@@ -6,6 +6,7 @@ whatever the number of metrics.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import resource
@@ -20,8 +21,15 @@ from tqdm import tqdm
 
 from pipeline.data.loader import Batch, BatchLoader
 from pipeline.shards.errors import UserError
+from pipeline.track.ceilings import loader_images_per_s, model_images_per_s, over_ranks
 from pipeline.track.metric_log import MetricLog
+from pipeline.track.starvation import Rates, bound_text, counter_rates, counters_of, shares_of
 from pipeline.training.module import ClassifierModule
+
+# Of the time that a run has trained, what measuring its bound may take of model and of loader, and at most so long.
+BOUND_FRAC, BOUND_S = 0.01, 0.8
+# A shorter run's own speed is not known well enough.
+LEAST_TRAINED_S = 2.0
 
 
 class Recorder(pl.Callback):
@@ -39,6 +47,8 @@ class Recorder(pl.Callback):
         self._asked_s = self._waited_before_s = 0.0
         self._epoch_loss = self._epoch_weight = self._epoch_s = 0.0
         self._epoch_steps = 0
+        self._counters: dict[str, float] = {}
+        self._replayed: Batch | None = None
 
     @property
     def images_per_s(self) -> float:
@@ -50,6 +60,39 @@ class Recorder(pl.Callback):
         """Share of the same time that ranks, on average, waited for data."""
         return self._waited_s / self._trained_s if self._trained_steps else 0.0
 
+    def find_bound(self, module: ClassifierModule, *, autocast: bool) -> dict[str, Any]:
+        """Measure what model and loader can do alone, log it, and return it with `bounded_by`, for the summary.
+
+        After training, on all ranks together. Weights and whatever else belongs to the run stay as they are.
+        """
+        trained_s = over_ranks(self._trained_s, "max", device=module.device)
+        if self._replayed is None or trained_s < LEAST_TRAINED_S:
+            return {"bounded_by": f"nothing that could be measured in {trained_s:.1f} s of training"}
+        max_s = min(BOUND_S, BOUND_FRAC * trained_s)
+        rates = Rates(
+            run=self._trained_steps * self.images_per_step / trained_s,
+            model_alone=model_images_per_s(module, self._replayed, autocast=autocast, max_s=max_s),
+            loader_alone=None,
+            data_wait_frac=over_ranks(self.data_wait_frac, "max", device=module.device),
+        )
+        # A loader that was waited for all the time had no rest: it can do no more, and its next batch may be long.
+        if shares_of(rates).bound != "data":
+            loader_alone = loader_images_per_s(self.loader, device=module.device, max_s=max_s)
+            rates = dataclasses.replace(rates, loader_alone=loader_alone)
+        shares = shares_of(rates)
+        row = {"rate/model_alone_images_per_s": rates.model_alone}
+        if rates.loader_alone is not None:
+            row["rate/loader_alone_images_per_s"] = rates.loader_alone
+        row |= {f"rate/{name}_frac": value for name, value in dataclasses.asdict(shares).items()}
+        if self.metric_log is not None:
+            self.metric_log.write(step=module.plan.total_steps, row=row)
+        return {**row, "bounded_by": bound_text(rates)}
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        # Seconds waited for data, seconds passed, and what the reader counts: in the all-reduce of the metrics.
+        self._counters = counters_of(self.loader.reader)
+        pl_module.num_extra_sums = 2 + len(self._counters)
+
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._open_epoch(trainer, pl_module)
 
@@ -58,6 +101,8 @@ class Recorder(pl.Callback):
     ) -> None:
         if self._bar is None:  # resumed in the middle of an epoch
             self._open_epoch(trainer, pl_module)
+        if batch.micro == 0 and trainer.global_step + 1 == trainer.max_steps:
+            self._replayed = batch
 
     def on_before_optimizer_step(self, trainer: pl.Trainer, pl_module: Any, optimizer: Any) -> None:
         if self._is_logged(trainer, trainer.global_step + 1, pl_module.plan.steps_per_epoch):
@@ -120,7 +165,11 @@ class Recorder(pl.Callback):
     def _log_training(self, trainer: pl.Trainer, module: ClassifierModule, step: int) -> None:
         passed_s = time.perf_counter() - self._asked_s
         waited_s = self.loader.wait_s - self._waited_before_s
-        metrics, (total_waited_s, total_passed_s) = module.train_sums.read(extra=(waited_s, passed_s))
+        counters = counters_of(self.loader.reader)
+        counted = {name: value - self._counters[name] for name, value in counters.items()}
+        self._counters = counters
+        extra = (waited_s, passed_s, *counted.values())
+        metrics, (total_waited_s, total_passed_s, *total_counted) = module.train_sums.read(extra=extra)
         steps = step - self._logged_step
         self._trained_steps += steps
         self._trained_s += passed_s
@@ -133,9 +182,11 @@ class Recorder(pl.Callback):
         if not math.isfinite(metrics["loss"]):
             raise UserError(
                 f"the training loss is not finite between steps {step - steps + 1} and {step}: try a smaller"
-                f" optimizer.rate, or trainer.clip_norm=1; the last checkpoint is from before"
+                f" optimizer.rate, or trainer.clip_norm=1; the last checkpoint is from before; to see the images:"
+                f" python -m pipeline.inspect run={self._folder_name()} step={step - steps + 1}"
             )
         if self.metric_log is not None:
+            row_bytes = steps * self.images_per_step * math.prod(self.loader.reader.image_shape)
             row = {
                 "epoch": step / module.plan.steps_per_epoch,
                 "train/loss": metrics["loss"],
@@ -143,6 +194,12 @@ class Recorder(pl.Callback):
                 "rate/learning_rate": module.plan.rate_at(step - 1),
                 "rate/images_per_s": steps * self.images_per_step / max(passed_s, 1e-9),
                 "rate/data_wait_frac": total_waited_s / max(total_passed_s, 1e-9),
+                "rate/data_bytes_per_s": row_bytes / max(passed_s, 1e-9),
+                **counter_rates(
+                    dict(zip(counted, total_counted, strict=True)),
+                    passed_s=passed_s,
+                    num_threads=torch.get_num_threads() * trainer.world_size,
+                ),
                 "mem/rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
             }
             if module.grad_norm is not None:
@@ -152,6 +209,9 @@ class Recorder(pl.Callback):
             self.metric_log.write(step=step, row=row)
             self._bar.set_postfix_str(f"loss {metrics['loss']:.3f}", refresh=False)
         self._reset_clock()
+
+    def _folder_name(self) -> str:
+        return str(self.metric_log.path.parent) if self.metric_log is not None else "..."
 
 
 class SampleIdLog(pl.Callback):

@@ -25,9 +25,10 @@ OPTIONS = [
     "model.dropout=0.2",
     "augment=flip_crop",
     "schedule.warmup={value:3,unit:steps}",
+    "trainer.measure_bound=false",
 ]
 LAST_STEP = 24
-TIMED = ("rate/images_per_s", "rate/data_wait_frac", "mem/rss_bytes")
+TIMED = ("rate/images_per_s", "rate/data_wait_frac", "rate/data_bytes_per_s", "mem/rss_bytes")
 
 
 def interrupted_at(step: int, whole: Path, copy: Path) -> Path:

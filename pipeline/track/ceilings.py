@@ -1,0 +1,112 @@
+"""What the model can do without the loader, and the loader without the model: measured, in a bounded time.
+
+    model_rate = model_images_per_s(module, batch, autocast=False, max_s=1.0)
+    loader_rate = loader_images_per_s(loader, device=module.device, max_s=1.0)
+
+All ranks call these together and get the same numbers, in images/s over all of them. Nothing of the run changes: a
+copy of the model is trained, the loader's steps are read and left. To be called after training, when nothing else
+reads from the loader.
+"""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from typing import Literal
+
+import torch
+from torch import distributed, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from pipeline.data.loader import Batch, BatchLoader
+from pipeline.training.module import ClassifierModule
+
+# At least so many updates or batches are timed, however long they take; and at most so many.
+LEAST, MOST = 2, 10_000
+
+
+def model_images_per_s(module: ClassifierModule, batch: Batch, *, autocast: bool, max_s: float) -> float:
+    """Return the rate of whole updates on one batch that lies on the module's device.
+
+    An update is what training's is: augmentation, as many forward and backward passes as there are micro-batches,
+    gradients exchanged between ranks, clipping, the optimiser's step.
+    """
+    device = module.device
+    model = copy.deepcopy(module.model)
+    if getattr(module.model, "_compiled_call_impl", None) is not None:
+        model.compile()
+    optimizer = module.make_optimizer(model)
+    exchanging: DistributedDataParallel | None = None
+    if _world_size() > 1:
+        devices = [device.index] if device.type == "cuda" else None
+        exchanging = DistributedDataParallel(model, device_ids=devices, gradient_as_bucket_view=True)
+    forward = (exchanging or model).train()
+    micro_batches = module.plan.micro_batches
+
+    def update() -> None:
+        for micro in range(micro_batches):
+            is_last = micro == micro_batches - 1
+            with nullcontext() if exchanging is None or is_last else exchanging.no_sync():
+                with torch.autocast(device.type, torch.bfloat16, enabled=autocast):
+                    losses_B = module.objective(forward(module.pixels_of(batch)), batch.labels_B)
+                    loss = (losses_B * batch.weights_B).sum() / batch.global_weight
+                loss.backward()  # type: ignore[no-untyped-call]
+        if module.plan.clip_norm is not None:
+            nn.utils.clip_grad_norm_(model.parameters(), module.plan.clip_norm)
+        optimizer.step()
+        optimizer.zero_grad()
+
+    update()  # allocates, and compiles where it is to
+    once_s = _timed(update, times=1, device=device)
+    times = min(MOST, max(LEAST, int(max_s / once_s)))
+    passed_s = _timed(update, times=times, device=device)
+    return times * micro_batches * len(batch) * _world_size() / passed_s
+
+
+def loader_images_per_s(loader: BatchLoader, *, device: torch.device, max_s: float) -> float:
+    """Return the rate of batches that nobody uses, over the run's next steps; `device` is the ranks' for exchange."""
+    num_batches = num_images = 0
+    _meet()
+    started_s = time.perf_counter()
+    while num_batches < LEAST or (time.perf_counter() - started_s < max_s and num_batches < MOST):
+        batches = iter(loader)
+        for batch in batches:
+            num_batches += 1
+            num_images += len(batch)
+            if num_batches >= LEAST and time.perf_counter() - started_s >= max_s:
+                break
+        batches.close()  # type: ignore[attr-defined]
+    rate = num_images / (time.perf_counter() - started_s)
+    loader.close()
+    return over_ranks(rate, "sum", device=device)
+
+
+def over_ranks(value: float, how: Literal["sum", "max"], *, device: torch.device) -> float:
+    """Return the sum or the greatest of all ranks' values."""
+    if _world_size() == 1:
+        return value
+    shared = torch.tensor([value], dtype=torch.float64, device=device)
+    distributed.all_reduce(shared, distributed.ReduceOp.SUM if how == "sum" else distributed.ReduceOp.MAX)
+    return float(shared)
+
+
+def _timed(update: Callable[[], None], *, times: int, device: torch.device) -> float:
+    """Return the seconds of the slowest rank."""
+    _meet()
+    started_s = time.perf_counter()
+    for _ in range(times):
+        update()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return over_ranks(time.perf_counter() - started_s, "max", device=device)
+
+
+def _world_size() -> int:
+    return distributed.get_world_size() if distributed.is_available() and distributed.is_initialized() else 1
+
+
+def _meet() -> None:
+    if _world_size() > 1:
+        distributed.barrier()
