@@ -10,62 +10,38 @@ For data that cannot be indexed: a command's output, a server one may only read 
 lacks what WEAKER says. What it keeps: an epoch has a stated number of samples, so that all ranks take equal numbers of
 steps however unequal their shards are; and a shard that is missing, cut short or damaged is an error that names it.
 
-The library opens the shards, takes the tars apart and groups members into samples; its decoders, which unpickle
-what a tar asks them to, are never called. The shards of a pass are shuffled and dealt to the ranks; a rank that is
-through begins with its part of the next pass. Samples go through a buffer that shuffles, and are decoded by threads.
+The shards' bytes are pipeline/data/stream_shard.py's matter, samples stream_source.py's, pixels stream_decode.py's.
 
 Axes: B batch, H height, W width, C channels.
 """
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import itertools
 import json
 import logging
-import random
-import re
-import tarfile
 import threading
-from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-import webdataset
-from braceexpand import braceexpand
-from webdataset.tariterators import group_by_keys, tar_file_expander
 
 from pipeline.data.crop import Crop
-from pipeline.data.decode import CHANNELS, Decoder, UInt8Array, make_jobs
+from pipeline.data.decode import CHANNELS, UInt8Array
 from pipeline.data.order import Slots
 from pipeline.data.reader import Int64Array, Use
-from pipeline.data.stream_sample import BadSample, ParsedSample, is_wanted, parse_sample
-from pipeline.data.stream_shard import StreamedShard
-from pipeline.shards.errors import DamageError, UserError
-from pipeline.shards.keyed import make_key
+from pipeline.data.stream_decode import BlockDecoder, Decoded
+from pipeline.data.stream_source import Sample, StreamSource
+from pipeline.shards.errors import UserError
 from pipeline.shards.manifest import DataSet, Split
 from pipeline.shards.record import PackedLayout
 from pipeline.shards.task import Task
 
 log = logging.getLogger(__name__)
 
-# Pixels (height, width, channels) and the class number.
-Decoded = tuple[UInt8Array, int]
-# As the library groups it: `__key__`, `__url__`, and each member's bytes by its extension.
-Sample = dict[str, Any]
-
-MAX_SHARDS = 1_000_000
-RANGE = re.compile(r"\{(-?\d+)\.\.(-?\d+)")
-MAX_BUFFER_BYTES = 1 << 30
-# Samples to decode together, and how many blocks of them ahead of the consumer.
-BLOCK_SAMPLES = 32
-BLOCKS_AHEAD = 2
 WEAKER = (
     "against an indexed data set it lacks: an order that is the same for any number of ranks; resuming where it was"
     " killed (the rest of that epoch is drawn anew); checksums; and each sample once an epoch (some come twice, others"
@@ -108,29 +84,6 @@ class StreamOrder:
         first = epoch * self.steps_per_epoch * self.batch_size
         weights = np.ones(len(positions), dtype=np.float32)
         return Slots(sample_ids=first + positions, positions=positions, weights=weights)
-
-
-def expand_shards(shards: str | Sequence[str]) -> tuple[str, ...]:
-    """Return the shards that braces, `::` between several, or a list of such stand for, as webdataset has it.
-
-    Raises:
-        UserError: braces that do not close, no shard at all, or over a million.
-    """
-    found: list[str] = []
-    for text in [shards] if isinstance(shards, str) else shards:
-        for part in filter(None, text.strip().split("::")):
-            try:
-                # A range is made as a whole before its first name comes.
-                if any(abs(int(last) - int(first)) > MAX_SHARDS for first, last in RANGE.findall(part)):
-                    raise ValueError(f"more than {MAX_SHARDS:,} in one range")
-                found += itertools.islice(braceexpand(part), MAX_SHARDS + 1 - len(found))
-            except ValueError as error:
-                raise UserError(f"{part}: {error}; {{000..123}} or {{a,b}} wanted") from None
-            if len(found) > MAX_SHARDS:
-                raise UserError(f"{part}: stands for more than {MAX_SHARDS:,} shards")
-    if not found:
-        raise UserError("a stream of no shards; name a file, a URL with {0000..0146}, or pipe: and a command")
-    return tuple(found)
 
 
 def stream_facts(
@@ -199,30 +152,35 @@ class StreamReader:
                 f"a stream of {len(shards):,} shards cannot be dealt to {world_size} ranks: start fewer (NPROC=...),"
                 " or let each draw from all shards by data.stream_resampled=true"
             )
-        for shard in shards:
-            if ":" not in shard and not Path(shard).is_file():
-                raise UserError(f"{shard}: no such file; correct data.stream")
-        self.shards = tuple(shards)
         self.data_set = facts
         (self.split,) = facts.splits.values()
         assert facts.packed is not None, "stream_facts gives a layout"
         self.layout = facts.packed
         self.num_rejected = 0
-        self._key = ("stream", seed)
         self._rank, self._world_size = rank, world_size
-        self._shuffle_samples, self._resampled, self._in_order = shuffle_samples, resampled, in_order
-        self._max_rejected, self._label_field = max_rejected, label_field
-        self._crop, self._decoder = crop, Decoder(threads=threads)
+        self._in_order, self._max_rejected = in_order, max_rejected
+        self._source = StreamSource(
+            shards,
+            seed=seed,
+            rank=rank,
+            world_size=world_size,
+            shuffle_samples=shuffle_samples,
+            resampled=resampled,
+        )
+        self._decoder = BlockDecoder(
+            size=self.image_shape[:2],
+            num_classes=facts.num_classes,
+            label_field=label_field,
+            crop=crop,
+            threads=threads,
+        )
+        # What follows is read and written under the lock of `_turn`, which passes from slots to slots.
         self._turn = threading.Condition()
-        self._stopped = threading.Event()
         self._ids: Iterator[int] = iter(())
         self._next_id: int | None = None
         self._last: tuple[int, UInt8Array, int] | None = None
         self._decoded: Iterator[Decoded] = iter(())
-        self._shard: StreamedShard | None = None
-        self._pool: ThreadPoolExecutor | None = None
         self._error: BaseException | None = None
-        self._num_grouped = 0
         if rank == 0 and not in_order:
             log.warning("data.stream: %s shards, read as they come; %s", f"{len(shards):,}", WEAKER)
 
@@ -242,16 +200,17 @@ class StreamReader:
         first = next(uses, None)
         if first is None:
             return
-        self._stopped.clear()
+        first_step = first[0]
         ids = itertools.chain.from_iterable(ids.tolist() for _, ids in itertools.chain([first], uses))
         self._ids, wanted = itertools.tee(ids)
         self._next_id = next(self._ids)
         self._last, self._error, self.num_rejected = None, None, 0
-        self._pool = ThreadPoolExecutor(BLOCKS_AHEAD, thread_name_prefix="stream")
-        samples = self._samples(first_step=first[0])
         if self._in_order:
-            samples = self._picked(samples, wanted)
-        self._decoded = self._decode_ahead(samples, first_step=first[0])
+            samples = self._picked(self._source.in_order(), wanted)
+        else:
+            samples = self._source.shuffled_passes(first_step=first_step)
+        found = self._decoder.decoded(samples, epoch=first_step, first=self._rank, stride=self._world_size)
+        self._decoded = self._accepted(found)
 
     def fill(self, slots: Slots, *, epoch: int, out: torch.Tensor) -> Int64Array:
         """Put the stream's next samples into `out` when it is these slots' turn, and return their labels (B,).
@@ -293,79 +252,16 @@ class StreamReader:
 
     def _leave(self) -> None:
         """End the stream that is under way."""
-        self._stopped.set()
+        self._source.stop()
         with self._turn:
-            if self._pool is not None:
-                self._pool.shutdown(cancel_futures=True)
-                self._pool = None
+            self._decoder.leave()
             self._decoded = iter(())
-            if self._shard is not None:
-                self._shard.close()
-                self._shard = None
+            self._source.leave()
             if self.num_rejected:
                 log.warning("data.stream: %d bad samples were skipped", self.num_rejected)
                 self.num_rejected = 0
             self._next_id = None
             self._turn.notify_all()
-
-    def _samples(self, *, first_step: int) -> Iterator[Sample]:
-        """Yield samples, their members' bytes by extension: pass after pass, or, in order, once."""
-        if self._in_order:
-            yield from self._grouped(self.shards)
-            return
-        for number in itertools.count():
-            num_before = self._num_grouped
-            key = (*self._key, first_step, number)
-            draw = random.Random(make_key(*key, "buffer", self._rank))
-            samples = self._grouped(self._dealt(key, draw))
-            yield from shuffled(samples, num_samples=self._shuffle_samples, draw=draw)
-            if self._num_grouped == num_before:
-                raise UserError(f"data.stream: no image and no label in any of the shards, {self.shards[0]} and on")
-
-    def _dealt(self, key: tuple[int | str, ...], draw: random.Random) -> list[str]:
-        """Return the shards of one pass that this rank reads."""
-        if self._resampled:
-            return [draw.choice(self.shards) for _ in self.shards]
-        dealt = list(self.shards)
-        random.Random(make_key(*key, "shards")).shuffle(dealt)
-        return dealt[self._rank :: self._world_size]
-
-    def _grouped(self, shards: Iterable[str]) -> Iterator[Sample]:
-        """Yield the samples of these shards as the library groups them; each shard is whole, or an error."""
-        samples = iter(
-            webdataset.DataPipeline(
-                functools.partial(self._opened, shards),
-                functools.partial(tar_file_expander, handler=webdataset.reraise_exception, select_files=is_wanted),
-                functools.partial(group_by_keys, handler=webdataset.reraise_exception),
-            )
-        )
-        while True:
-            try:
-                sample = next(samples, None)
-            except Exception as error:
-                named = self._named(error)
-                raise named from (error if named is error else None)
-            if sample is None:
-                return
-            self._num_grouped += 1
-            yield sample
-
-    def _named(self, error: Exception) -> Exception:
-        """Return the error that names the shard; the library adds its own to those that pass through it."""
-        if self._shard is not None and self._shard.error is not None:
-            return self._shard.error
-        if self._shard is not None and isinstance(error, (tarfile.TarError, ValueError, OSError, EOFError)):
-            reason = " ".join(str(error.args[0] if error.args else error).split())[:200]
-            return DamageError(f"{self._shard.url}: {reason}")
-        return error
-
-    def _opened(self, shards: Iterable[str]) -> Iterator[dict[str, Any]]:
-        for url in shards:
-            with StreamedShard(url, stopped=self._stopped) as shard:
-                self._shard = shard
-                yield {"url": url, "stream": shard}
-                shard.check_ended()
-                self._shard = None
 
     def _picked(self, samples: Iterator[Sample], wanted: Iterator[int]) -> Iterator[Sample]:
         """Yield the samples of these numbers, ascending; a number may stand there several times in a row."""
@@ -382,60 +278,17 @@ class StreamReader:
 
     def _other_number(self, found: str) -> UserError:
         return UserError(
-            f"{self.shards[0]} and on: {found} samples to evaluate on, data.val_stream_samples={self.num_samples} said"
+            f"{self._source.shards[0]} and on: {found} samples to evaluate on,"
+            f" data.val_stream_samples={self.num_samples} said"
         )
 
-    def _decode_ahead(self, samples: Iterator[Sample], *, first_step: int) -> Iterator[Decoded]:
-        """Yield decoded samples in their order, some blocks of them under way; bad ones are counted and left out."""
-        assert self._pool is not None
-        waiting: deque[Future[list[Decoded | UserError]]] = deque()
-        for first in itertools.count(0, BLOCK_SAMPLES):
-            block = list(itertools.islice(samples, BLOCK_SAMPLES))
-            if block:
-                numbers = np.arange(first, first + len(block)) * self._world_size + self._rank
-                waiting.append(self._pool.submit(self._decode_block, block, numbers, first_step))
-            while waiting and (len(waiting) > BLOCKS_AHEAD or not block):
-                for found in waiting.popleft().result():
-                    if isinstance(found, UserError):
-                        self._reject(found)
-                    else:
-                        yield found
-            if not block:
-                return
-
-    def _decode_block(self, block: list[Sample], numbers: Int64Array, first_step: int) -> list[Decoded | UserError]:
-        """Decode samples together; what is seen of each follows from its number in this rank's stream."""
-        results: list[Decoded | UserError] = [self._bad(sample, "cannot be decoded") for sample in block]
-        parsed: dict[int, ParsedSample] = {}
-        for place, sample in enumerate(block):
-            try:
-                parsed[place] = parse_sample(
-                    sample, num_classes=self.data_set.num_classes, label_field=self._label_field
-                )
-            except BadSample as reason:
-                results[place] = self._bad(sample, str(reason))
-        if not parsed:
-            return results
-        places, images = list(parsed), [sample.image for sample in parsed.values()]
-        sizes_bytes = np.array([len(image) for image in images], dtype=np.int64)
-        heights_B = np.array([sample.height for sample in parsed.values()], dtype=np.int64)
-        widths_B = np.array([sample.width for sample in parsed.values()], dtype=np.int64)
-        views = self._crop.views(
-            numbers[places], epoch=first_step, heights_B=heights_B, widths_B=widths_B, size=self.image_shape[:2]
-        )
-        offsets = np.cumsum(sizes_bytes) - sizes_bytes
-        jobs = make_jobs(views, offsets=offsets, sizes_bytes=sizes_bytes, heights_B=heights_B, widths_B=widths_B)
-        pixels_BHWC = np.empty((len(places), *self.image_shape), dtype=np.uint8)
-        failures = self._decoder.decode(np.frombuffer(b"".join(images), dtype=np.uint8), jobs, out=pixels_BHWC)
-        for index, place in enumerate(places):
-            if index in failures:
-                results[place] = self._bad(block[place], f"its image cannot be decoded: {failures[index]}")
+    def _accepted(self, found: Iterator[Decoded | UserError]) -> Iterator[Decoded]:
+        """Yield what is decoded; bad samples are counted and left out."""
+        for sample in found:
+            if isinstance(sample, UserError):
+                self._reject(sample)
             else:
-                results[place] = pixels_BHWC[index], parsed[place].label
-        return results
-
-    def _bad(self, sample: Sample, reason: str) -> UserError:
-        return UserError(f"{sample['__url__']}: sample {sample['__key__']!a}: {reason}")
+                yield sample
 
     def _reject(self, error: UserError) -> None:
         """Count a bad sample; raise where there may be no more."""
@@ -446,33 +299,3 @@ class StreamReader:
             raise UserError(f"{error}; over data.stream_max_rejected={self._max_rejected} bad samples in an epoch")
         if self.num_rejected == 1:
             log.warning("%s; skipped, and up to %d such in an epoch", error, self._max_rejected)
-
-
-def shuffled(samples: Iterable[Sample], *, num_samples: int, draw: random.Random) -> Iterator[Sample]:
-    """Yield each sample once, from a random place of a buffer.
-
-    The buffer begins with a tenth of `num_samples` and grows by one for each that is given, to all of them or 1 GiB.
-    """
-    held: list[Sample] = []
-    held_bytes = 0
-    for num_seen, sample in enumerate(samples, start=1):
-        held.append(sample)
-        held_bytes += _sample_bytes(sample)
-        wanted = min(num_samples, max(num_samples // 10, num_seen // 2))
-        while len(held) > wanted or held_bytes > MAX_BUFFER_BYTES:
-            chosen = _drawn(held, draw)
-            held_bytes -= _sample_bytes(chosen)
-            yield chosen
-    while held:
-        yield _drawn(held, draw)
-
-
-def _drawn(held: list[Sample], draw: random.Random) -> Sample:
-    """Take a random one out; the last takes its place."""
-    place = draw.randrange(len(held))
-    held[place], held[-1] = held[-1], held[place]
-    return held.pop()
-
-
-def _sample_bytes(sample: Sample) -> int:
-    return sum(len(content) for content in sample.values())

@@ -31,7 +31,7 @@ from webdataset.gopen import Pipe, gopen
 from pipeline.shards.errors import DamageError, UserError
 from pipeline.shards.record import BLOCK_BYTES, padded_bytes
 
-MAX_MEMBER_BYTES = 256 << 20
+MAX_MEMBER_BYTES = 128 << 20
 # Of a long name or pax records, which the tar reader takes into memory.
 MAX_EXTENSION_BYTES = 1 << 20
 MAX_PADDING_BYTES = 1 << 20  # after the end blocks: tar fills up to its record size, mostly 10 KiB
@@ -57,7 +57,12 @@ _CURL_EXITS = {
 
 
 class StreamedShard:
-    """A shard that can be read once, from its start; `error` is what ended it too early."""
+    """A shard that can be read once, from its start.
+
+    Attributes:
+        name: the path, URL or command as it is shown to people, without what may be a secret.
+        error: what ended it too early.
+    """
 
     def __init__(self, url: str, *, stopped: threading.Event | None = None) -> None:
         """Open a path, URL or `pipe:` command.
@@ -68,7 +73,7 @@ class StreamedShard:
         Raises:
             UserError: it cannot be opened.
         """
-        self.url = url
+        self.url, self.name = url, _shown(url)
         self.error: UserError | None = None
         self._stopped = stopped or threading.Event()
         self._is_ended = False
@@ -80,11 +85,11 @@ class StreamedShard:
         try:
             self._stream: Any = _open(url)
         except OSError as error:
-            raise UserError(f"{_shown(url)}: cannot be opened ({error.strerror or error})") from None
+            raise UserError(f"{self.name}: cannot be opened ({error.strerror or error})") from None
         except (ValueError, ImportError) as error:
             why = " ".join(str(error).split()).removeprefix(f"{url}: ")
             raise UserError(
-                f"{_shown(url)}: cannot be opened ({why}); pipe: and a command that writes the tar reads anything"
+                f"{self.name}: cannot be opened ({why}); pipe: and a command that writes the tar reads anything"
             ) from None
         self._unpacked: gzip.GzipFile | None = None
         self._pieces = self._checked()
@@ -266,7 +271,7 @@ class StreamedShard:
 
     def _fail(self, kind: type[UserError], reason: str) -> NoReturn:
         """Raise an error that names the shard. It is kept, as the tar reader adds to what passes through it."""
-        self.error = kind(f"{_shown(self.url)}: {reason}")
+        self.error = kind(f"{self.name}: {reason}")
         raise kind(str(self.error))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import logging
 import pickle
@@ -18,16 +19,22 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import webdataset
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from stream_shards import NUM_CLASSES, Known, open_loader, open_reader, pixels_of, png, write_stream
 from webdataset.tariterators import group_by_keys, tar_file_expander, tar_file_iterator
 
 from loopback import QuietHandler, free_port, listening
 from pipeline.data import stream_shard
+from pipeline.data.crop import RandomCrop
 from pipeline.data.loader import BatchLoader
 from pipeline.data.order import SequentialOrder
-from pipeline.data.stream import StreamOrder, expand_shards, shuffled
+from pipeline.data.stream import StreamOrder
 from pipeline.data.stream_sample import BadSample, parse_sample
+from pipeline.data.stream_shard import StreamedShard
+from pipeline.data.stream_source import expand_shards, shuffled
 from pipeline.shards.errors import DamageError, UserError
 from served import served
 from tiny_data import random_pixels
@@ -384,6 +391,47 @@ def test_a_slot_is_filled_once(shards: list[str]) -> None:
         loader.reader.fill(slots, epoch=0, out=batch.images_BHWC)
     loader.close()
     loader.reader.close()
+
+
+@given(at=st.floats(0, 1), flip=st.integers(0, 255), is_packed=st.booleans())
+@settings(max_examples=150)
+def test_with_one_byte_changed_or_a_tail_lost_all_members_come_or_an_error(
+    shards: list[str], at: float, flip: int, is_packed: bool
+) -> None:
+    """Changed is the byte at a share `at` of the shard; with flip=0 the shard ends there."""
+    content = bytearray(Path(shards[2]).read_bytes())
+    with tarfile.open(fileobj=io.BytesIO(bytes(content))) as archive:
+        expected = [member.name for member in archive]
+    if is_packed:
+        content = bytearray(gzip.compress(bytes(content), mtime=0))
+    place = min(int(at * len(content)), len(content) - 1)
+    if flip:
+        content[place] ^= flip
+    else:
+        del content[place:]
+    path = Path(shards[0]).parent / "changed.bin"
+    path.write_bytes(content)
+    try:
+        with StreamedShard(str(path)) as shard:
+            found = [member["fname"] for member in tar_file_iterator(shard)]
+            shard.check_ended()
+    except UserError as error:
+        found = [str(error.args[0]).partition(":")[0]]
+        expected = [str(path)]
+    assert found == expected
+
+
+def test_random_crops_follow_from_the_number_in_the_stream_whatever_the_threads(shards: list[str]) -> None:
+    def images(threads: int, seed: int = 1) -> torch.Tensor:
+        crop = RandomCrop(seed=seed)
+        loader = open_loader(shards, num_samples=NUM, batch_size=NUM, crop=crop, threads=threads)
+        (batch,) = loader
+        loader.close()
+        loader.reader.close()
+        return batch.images_BHWC
+
+    assert torch.equal(images(1), images(4))
+    assert not torch.equal(images(1), images(1, seed=2))
 
 
 # Names, samples, the buffer.
