@@ -31,6 +31,8 @@ log = logging.getLogger(__name__)
 
 PIECE_BYTES = 8 << 20
 PIECES_IN_FLIGHT = 6
+# Of the store's own attempts at one request, before it is said that the server fails.
+ATTEMPT_S = 20
 FIRST_PAUSE_S = 0.5
 MAX_PAUSE_S = 15.0
 _POLL_S = 0.2
@@ -169,4 +171,4 @@ def _write(descriptor: int, content: bytes, offset: int) -> None:
 
 @lru_cache(maxsize=16)
 def _opened(location: str) -> Store:
-    return open_store(location)
+    return open_store(location, retry_s=ATTEMPT_S)

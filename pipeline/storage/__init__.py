@@ -20,11 +20,15 @@ from pipeline.storage.local import LocalStore
 
 __all__ = ["PassingError", "Store", "StoredFile", "is_local", "open_store"]
 
+RETRY_S = 180
 REMOTE_SCHEMES = ("s3", "gs", "az", "http", "https")
 
 
-def open_store(location: str) -> Store:
+def open_store(location: str, *, retry_s: int = RETRY_S) -> Store:
     """Open a folder or a URL prefix; nothing is read yet, and it need not exist.
+
+    Args:
+        retry_s: how long a server that has answered before may fail until that is an error.
 
     Raises:
         UserError: a URL of another kind, or one that obstore cannot be set up for.
@@ -41,7 +45,7 @@ def open_store(location: str) -> Store:
         raise UserError(f"{location}: {scheme}:// is not known; a folder, or one of file, {', '.join(REMOTE_SCHEMES)}")
     from pipeline.storage.remote import RemoteStore  # with it comes obstore, which local use does without
 
-    return RemoteStore(location)
+    return RemoteStore(location, retry_s=retry_s)
 
 
 def is_local(store: Store) -> bool:

@@ -47,7 +47,7 @@ Result = TypeVar("Result")
 class RemoteStore:
     """The files below a URL."""
 
-    def __init__(self, location: str) -> None:
+    def __init__(self, location: str, *, retry_s: int) -> None:
         parts = urlsplit(location)
         if parts.query or parts.fragment or parts.username or parts.password:
             shown = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
@@ -59,7 +59,7 @@ class RemoteStore:
         self._bucket_exists = self._is_web
         try:
             self._hasty = _connect(location, parts.scheme, retries=3, retry_s=8, read_s=10)
-            self._patient = _connect(location, parts.scheme, retries=10, retry_s=180, read_s=60)
+            self._patient = _connect(location, parts.scheme, retries=10, retry_s=retry_s, read_s=60)
         except (BaseError, ValueError) as error:
             raise UserError(f"{location}: {read_fault(error, scheme=self._scheme).text}") from None
 
