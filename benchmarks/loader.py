@@ -1,218 +1,177 @@
-"""How fast do batches of uint8 images come out?
+"""How fast do batches of packed images come out: as uint8, and augmented as floats, on the CPU?
 
-    python -m benchmarks.loader                     # 100,000 images of 64x64, batches of 1,024, random order
-    python -m benchmarks.loader --samples 5000 --repeats 1
+    python -m benchmarks.loader                     # 100,000 images of 64x64, batches of 1,024, random order, 2 workers
+    python -m benchmarks.loader --samples 5000 --repeats 1 --only tarmac FFCV
 
-In one run, taking turns, all from a warm page cache:
+Everything in a warm page cache. In one run, taking turns, each in a fresh process, timed from its third batch on:
 
-    index_select alone      torch.index_select on one mapped shard, indices known beforehand, one output: the limit
-    tarmac                  BatchLoader as training uses it: order, gather, labels, a consumer
-    tarmac, 100 shards      the same from many shards
-    torch DataLoader        over a numpy memmap of the same pixels, item by item, default collate, 0 and 2 workers
-    webdataset              the same shards: shard shuffle, shuffle(1000), decode("rgb8"), batched; 0 and 2 workers
+    memcpy alone            a loop in C that copies random images, one after the other, in each thread: the limit
+    floats written alone    a loop in C that writes as many floats, in each thread: the limit of the second table
+    index_select alone      torch.index_select on the mapped shard in each thread
+    tarmac's gather alone   our C loop in each thread
+    tarmac                  BatchLoader as training uses it; floats by `augment_normalise` in the consumer
+    tarmac, 1,000 shards    the same, a batch with rows of most shards
+    tarmac, ... one pass    PackedReader.fill_augmented in each thread: no uint8 batch in between
+    tarmac, no native code  the same as on a machine without a compiler
+    FFCV                    its own file of raw images, OrderOption.RANDOM, os_cache
+    numpy memmap by batch   fancy indexing, one thread
+    torch DataLoader        over the memmap, item by item, default collate
+    webdataset              our 1,000 shards: shard shuffle, shuffle(1000), decode("rgb8"), batched, WebLoader
+    wids                    our shard by its manifest, random places, torch DataLoader
+    litdata, MosaicML       their own formats, raw arrays, shuffled
 
-The two peers are timed from their first batch on, which leaves their start out, over fewer images.
+Floats are mirrored, shifted by up to 4 pixels and normalised to float32. Peers that are not installed or do not run
+are left out and named. To have them all: pip install -e . ffcv wids litdata mosaicml-streaming
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import os
 import statistics
+import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterable, Iterator
-from itertools import islice
+from functools import partial
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-import webdataset as wds
 
-from benchmarks.measure import print_conditions, print_table, rate_text, synthetic_data, take_turns, warm
-from pipeline.data.loader import BatchLoader
-from pipeline.data.order import FullOrder, slots_of
+from benchmarks.loader_readers import FALLBACK, FLOAT_LIMIT, LIMIT, MANY, ONE_PASS, OURS, SIDE, WAYS
+from benchmarks.measure import REPOSITORY, print_conditions, print_table, rate_text, synthetic_data, take_turns, warm
+from pipeline.data.order import slots_of
 from pipeline.data.packed import PackedReader
-from pipeline.shards.errors import run_entry_point
-from pipeline.shards.index import read_index
-from pipeline.shards.manifest import DataSet
-from pipeline.shards.mapping import MappedFiles
+from pipeline.native import SWITCH
+from pipeline.shards.errors import UserError, run_entry_point
 from pipeline.shards.record import PackedLayout
 
-RESOLUTION = 64
-NUM_SHARDS = 100
-PEER_WORKERS = 2
-LIMIT, OURS, WEBDATASET = "`index_select` alone", "tarmac", "webdataset"
-
-
-class ItemDataset(torch.utils.data.Dataset[tuple[Any, int]]):
-    """What a torch user would write over a numpy memmap."""
-
-    def __init__(self, images: Any, labels: Any) -> None:
-        self.images, self.labels = images, labels
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def __getitem__(self, index: int) -> tuple[Any, int]:
-        return np.array(self.images[index]), int(self.labels[index])
+NUM_SHARDS = 1_000
+Rates = dict[str, list[float]]
 
 
 def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.loader", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--samples", type=int, default=100_000, help="images in the data set")
     parser.add_argument("--batch-size", type=int, default=1_024)
-    parser.add_argument("--repeats", type=int, default=7, help="turns")
-    parser.add_argument("--epochs", type=int, default=5, help="passes over the data in a turn, of the fast candidates")
-    parser.add_argument("--peer-samples", type=int, default=20_000, help="images in a turn, of the peers")
+    parser.add_argument("--repeats", type=int, default=3, help="turns")
+    parser.add_argument("--seconds", type=float, default=2.0, help="of a turn, at most")
+    parser.add_argument("--workers", type=int, default=2, help="threads or processes of each")
+    parser.add_argument("--only", nargs="+", choices=WAYS, default=list(WAYS), help="what to run")
     parser.add_argument("--cache", type=Path, default=Path("data"), help="folder for the data sets")
     options = parser.parse_args(argv)
-    one, many, memmap = prepared(options.cache, samples=options.samples)
-    batch_size, epochs = min(options.batch_size, options.samples), options.epochs
-    peer_batches = max(2, min(options.samples, options.peer_samples) // batch_size)
-
-    def peer(loader: Iterable[Any]) -> Callable[[], float]:
-        return lambda: rate_after_first(islice(loader, peer_batches))
-
-    dataset = ItemDataset(*memmap)
-    candidates = {
-        LIMIT: limit(one, batch_size=batch_size, epochs=epochs),
-        OURS: ours(one, batch_size=batch_size, epochs=epochs),
-        f"{OURS}, {len(many.split('train').shards)} shards": ours(many, batch_size=batch_size, epochs=epochs),
-    }
-    for workers in (0, PEER_WORKERS):
-        named = f", {workers} workers"
-        candidates["torch DataLoader on a memmap" + named] = peer(
-            torch.utils.data.DataLoader(dataset, batch_size=batch_size, shuffle=True, num_workers=workers)
-        )
-        candidates[WEBDATASET + named] = peer(web_loader(many, batch_size=batch_size, workers=workers))
-    rates = take_turns(candidates, repeats=options.repeats)
-    report(rates, samples=options.samples, batch_size=batch_size, epochs=epochs, peer_batches=peer_batches)
+    folder = (options.cache / f"bench-loader-{SIDE}-{options.samples}").resolve()
+    make_data(folder, samples=options.samples)
+    names = [name for name in options.only if is_installed(name) and is_prepared(name, folder)]
+    warm([path for path in folder.rglob("*") if path.is_file()])
+    batch_size = str(min(options.batch_size, options.samples))
+    tables: dict[str, Rates] = {}
+    for kind in ("uint8", "float32"):
+        candidates = {
+            name: partial(run_way, name, folder, batch_size, str(options.workers), kind, str(options.seconds))
+            for name in names
+            if kind in WAYS[name].kinds
+        }
+        tables[kind] = take_turns(candidates, repeats=options.repeats)
+    print_conditions(
+        " ".join(["python -m benchmarks.loader", *argv]), *sorted({WAYS[name].package for name in names} - {"torch"})
+    )
+    report("uint8", tables["uint8"], limit=LIMIT)
+    report("float32", tables["float32"], limit=FLOAT_LIMIT)
+    print(
+        "\nGoals: uint8 at 85 % of the limit, 1.3 times FFCV, 45 times webdataset; from 1,000 shards at least half the"
+        " rate of one; floats at 5 times FFCV"
+    )
     return 0
 
 
-def prepared(cache: Path, *, samples: int) -> tuple[DataSet, DataSet, tuple[Any, Any]]:
-    """Return the data in one shard, in many shards, and as numpy memmaps of images and labels; page cache warm."""
-    record_bytes = PackedLayout(height=RESOLUTION, width=RESOLUTION, channels=3).record_bytes
-    sizes = {"one": 1 << 40, "many": -(-samples // NUM_SHARDS) * record_bytes + 1_024}
-    one, many = (
-        synthetic_data(
-            cache / f"bench-{RESOLUTION}-{samples}-{name}",
-            samples=samples,
-            resolution=RESOLUTION,
-            shard_bytes=shard_bytes,
-        )
-        for name, shard_bytes in sizes.items()
+def make_data(folder: Path, *, samples: int) -> None:
+    """Make the data in one shard, in many shards, and as numpy arrays of images and labels, where it is not there."""
+    record_bytes = PackedLayout(height=SIDE, width=SIDE, channels=3).record_bytes
+    sizes = {"one": 1 << 40, "thousand": -(-samples // NUM_SHARDS) * record_bytes + 1_024}
+    for name, shard_bytes in sizes.items():
+        synthetic_data(folder / name, samples=samples, resolution=SIDE, shard_bytes=shard_bytes)
+    if (folder / "labels.npy").exists():
+        return
+    reader = PackedReader(
+        synthetic_data(folder / "one", samples=samples, resolution=SIDE, shard_bytes=1 << 40), "train"
     )
-    path = one.root / "images.npy"
-    reader = PackedReader(one, "train")
-    if not path.exists():
-        part = path.with_suffix(".part")
-        images = np.lib.format.open_memmap(part, mode="w+", dtype=np.uint8, shape=(samples, *reader.image_shape))
-        for start in range(0, samples, 1_000):
-            part_of = slice(start, min(start + 1_000, samples))
-            slots = slots_of(np.arange(part_of.start, part_of.stop))
-            reader.fill(slots, epoch=0, out=torch.from_numpy(images[part_of]))
-        images.flush()
-        part.replace(path)
+    images = np.lib.format.open_memmap(
+        folder / "images.npy", mode="w+", dtype=np.uint8, shape=(samples, *reader.image_shape)
+    )
+    labels = reader.fill(slots_of(np.arange(samples)), epoch=0, out=torch.from_numpy(images))
+    images.flush()
+    np.save(folder / "labels.npy", labels)
     reader.close()
-    (shard,) = one.split("train").shards
-    labels = read_index(shard.index_path, num_samples=samples)["label"].astype(np.int64)
-    warm([path, *(shard.path for data_set in (one, many) for shard in data_set.split("train").shards)])
-    return one, many, (np.load(path, mmap_mode="r"), labels)
 
 
-def limit(data_set: DataSet, *, batch_size: int, epochs: int) -> Callable[[], float]:
-    """Return a run of nothing but gathers from the one mapped shard."""
-    (shard,), layout = data_set.split("train").shards, data_set.packed
-    assert layout is not None
-    mapped = MappedFiles([shard.size_bytes])
-    mapped.map_file(0, shard.path)
-    records = torch.from_numpy(mapped.array[: shard.num_samples * layout.record_bytes]).view(shard.num_samples, -1)
-    pixels = records[:, layout.pixel_offset : layout.pixel_offset + layout.pixel_bytes]
-    num_batches = shard.num_samples // batch_size
-    batches = list(torch.randperm(shard.num_samples)[: num_batches * batch_size].view(num_batches, batch_size))
-    out = torch.empty((batch_size, layout.pixel_bytes), dtype=torch.uint8)
-
-    def run() -> float:
-        assert len(mapped.array)  # keeps the mapping alive
-        started_s = time.perf_counter()
-        for _ in range(epochs):
-            for ids in batches:
-                torch.index_select(pixels, 0, ids, out=out)
-        return epochs * len(batches) * batch_size / (time.perf_counter() - started_s)
-
-    return run
+def is_installed(name: str) -> bool:
+    """Tell whether a way's package is there; say so where it is not."""
+    try:
+        return bool(version(WAYS[name].package))
+    except PackageNotFoundError:
+        print(f"{name} left out: no package {WAYS[name].package}\n")
+        return False
 
 
-def ours(data_set: DataSet, *, batch_size: int, epochs: int) -> Callable[[], float]:
-    """Return a run of the loader, epoch after epoch."""
-    reader = PackedReader(data_set, "train")
-    order = FullOrder(num_samples=reader.num_samples, batch_size=batch_size, seed=0)
-    finished_steps = 0
-    loader = BatchLoader(reader, order, rank=0, world_size=1, first_step=lambda: finished_steps)
-
-    def run() -> float:
-        nonlocal finished_steps
-        num_images = 0
-        started_s = time.perf_counter()
-        for _ in range(epochs):
-            for batch in loader:
-                num_images += len(batch.images_BHWC)
-                finished_steps += 1
-        return num_images / (time.perf_counter() - started_s)
-
-    return run
+def is_prepared(name: str, folder: Path) -> bool:
+    """Make what a way reads, where that was not done before, and try it; say so where it fails."""
+    try:
+        run_program("prepare", name, str(folder))
+        for kind in WAYS[name].kinds:
+            run_way(name, folder, "16", "1", kind, "0.1")
+    except UserError as error:
+        print(f"{name} left out: {error}\n")
+        return False
+    return True
 
 
-def web_loader(data_set: DataSet, *, batch_size: int, workers: int) -> Iterable[Any]:
-    """Return the shards through webdataset, as its documentation has it."""
-    urls = [str(shard.path) for shard in data_set.split("train").shards]
-    dataset = (
-        wds.WebDataset(urls, shardshuffle=len(urls))
-        .shuffle(1_000)
-        .decode("rgb8")
-        .to_tuple("ppm", "cls")
-        .batched(batch_size, partial=False)
-    )
-    if workers == 0:
-        return dataset  # type: ignore[no-any-return]
-    return wds.WebLoader(dataset, batch_size=None, num_workers=workers)  # type: ignore[no-any-return]
+def run_way(name: str, folder: Path, *arguments: str) -> float:
+    """Read in a fresh process and return images/s."""
+    output = run_program("run", name, str(folder), *arguments)
+    return float(json.loads(output.splitlines()[-1])["images_per_s"])
 
 
-def rate_after_first(batches: Iterator[tuple[Any, Any]]) -> float:
-    """Return images/s from the arrival of the first batch on."""
-    next(batches)
-    num_images = 0
-    started_s = time.perf_counter()
-    for images, _ in batches:
-        num_images += len(images)
-    return num_images / (time.perf_counter() - started_s)
+def run_program(action: str, name: str, *arguments: str) -> str:
+    """Run benchmarks.loader_readers and return what it printed.
+
+    Raises:
+        UserError: it failed; the message is the last line that it wrote.
+    """
+    command = [sys.executable, "-m", "benchmarks.loader_readers", action, name, *arguments]
+    environment = {**os.environ, SWITCH: "0" if name == FALLBACK else "1"}
+    done = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise UserError(["it failed", *done.stderr.strip().splitlines()][-1])
+    return done.stdout
 
 
-def report(rates: dict[str, list[float]], *, samples: int, batch_size: int, epochs: int, peer_batches: int) -> None:
-    """Print the conditions, the table, and the two numbers that the goals are about."""
+def report(kind: str, rates: Rates, *, limit: str) -> None:
+    """Print a table: each way against the limit and against two of the peers."""
     medians = {name: statistics.median(values) for name, values in rates.items()}
-    best_web = max(median for name, median in medians.items() if name.startswith(WEBDATASET))
-    print_conditions(f"python -m benchmarks.loader --samples {samples} --batch-size {batch_size}", "webdataset")
-    rows = [
-        [
-            name,
-            rate_text(values),
-            f"{medians[name] / medians[LIMIT]:.1%}",
-            f"{medians[name] / best_web:.1f}",
-            str(len(values)),
-            f"{epochs * (samples // batch_size) * batch_size if index < 3 else (peer_batches - 1) * batch_size:,}",
-        ]
-        for index, (name, values) in enumerate(rates.items())
-    ]
+
+    def against(name: str, other: str, form: str) -> str:
+        return format(medians[name] / medians[other], form) if other in medians else ""
+
+    print()
     print_table(
-        ["loader", "images/s, median (min to max)", "of the limit", "times webdataset", "n", "images each"], rows
+        [f"{kind} batches", "images/s, median (min to max)", "of the limit", "times FFCV", "times webdataset", "n"],
+        [
+            [
+                name,
+                rate_text(values),
+                against(name, limit, ".1%"),
+                against(name, "FFCV", ".2f"),
+                against(name, "webdataset", ".1f"),
+                str(len(values)),
+            ]
+            for name, values in rates.items()
+        ],
     )
-    print(
-        f"\ntarmac reaches {medians[OURS] / medians[LIMIT]:.0%} of the limit (goal: 70 %)"
-        f" and {medians[OURS] / best_web:.0f} times webdataset at its best (goal: 40)"
-    )
+    for many, one in ((MANY, OURS), (f"{ONE_PASS}, 1,000 shards", ONE_PASS)):
+        if many in medians and one in medians:
+            print(f"\n{many}: {medians[many] / medians[one]:.0%} of its rate from one shard")
 
 
 if __name__ == "__main__":

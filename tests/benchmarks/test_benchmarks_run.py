@@ -12,13 +12,19 @@ import pytest
 from PIL import Image
 
 REPOSITORY = Path(__file__).resolve().parents[2]
+LOADERS = ["memcpy alone", "floats written alone", "tarmac", "tarmac, 1,000 shards", "webdataset", "torch DataLoader"]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("module", "options", "rows"),
     [
-        ("loader", ["--samples", "200", "--batch-size", "16", "--epochs", "1", "--cache", "{folder}"], 7),
+        # Two tables: the second's two lines of heading count too.
+        (
+            "loader",
+            ["--samples", "200", "--batch-size", "16", "--seconds", "0.1", "--only", *LOADERS, "--cache", "{folder}"],
+            12,
+        ),
         ("train_wait", ["--samples", "300", "--steps", "3", "--ranks", "1", "--cache", "{folder}"], 2),
         ("prepare", ["--samples", "50", "--jpegs", ""], 2),
         ("prepare_limits", ["--images", "20", "--jpegs", "{folder}/jpegs.tar"], 8),
