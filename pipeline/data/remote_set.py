@@ -18,7 +18,7 @@ import json
 import resource
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from pipeline.data.cache_folder import CacheEntry, CacheFolder, RemoteFile
 from pipeline.data.cached_feed import CachedFeed
@@ -151,7 +151,8 @@ def _entries(split: Split, store: Store) -> tuple[CacheEntry, ...]:
     elif not is_local(store) and place is None:
         shards_at = (store.location, f"{split.name}/")
     elif not is_local(store) and place is not None and not place.startswith("/"):
-        shards_at = (store.location, f"{place.strip('/')}/")
+        # "." is the data set's own folder.
+        shards_at = (store.location, "".join(f"{part}/" for part in PurePosixPath(place).parts))
     entries = []
     for shard in split.shards:
         files = []

@@ -18,9 +18,12 @@ from pipeline.data.crop import CentreCrop
 from pipeline.data.encoded import EncodedReader
 from pipeline.data.loader import BatchLoader
 from pipeline.data.order import FullOrder, Order, SequentialOrder
+from pipeline.data.remote_set import open_data_set
+from pipeline.data.shard_cache import CacheOptions
 from pipeline.data.stream import StreamReader, stream_facts
 from pipeline.data.window import WindowOrder
 from pipeline.shards.manifest import DataSet, read_data_set
+from served import served
 from tiny_data import Pixels, random_pixels, rows_of
 
 SIZE = (18, 23)
@@ -85,14 +88,16 @@ def orders(data_set: DataSet) -> dict[str, Order]:
 def assert_equals_webdataset(
     reader: EncodedReader, order: Order, expected: dict[str, tuple[Pixels, int]], *, tolerance: int
 ) -> None:
-    keys = [row["source_key"].decode() for _, row in rows_of(reader.data_set, "train")]
-    seen = []
+    seen: list[int] = []
+    keys: list[str] = []
     loader = BatchLoader(reader, order, rank=0, world_size=1)
     for batch in loader:
         for pixels, label, sample_id in zip(
             batch.images_BHWC.numpy(), batch.labels_B.tolist(), batch.sample_ids.tolist(), strict=True
         ):
             seen.append(sample_id)
+            # The sidecars are there by now, wherever they came from.
+            keys = keys or [row["source_key"].decode() for _, row in rows_of(reader.data_set, "train")]
             wanted_pixels, wanted_label = expected[keys[sample_id]]
             assert label == wanted_label
             assert np.abs(pixels.astype(int) - wanted_pixels).max() <= tolerance
@@ -136,3 +141,28 @@ def test_streamed_without_an_index_every_sample_is_what_the_adopted_shards_give(
         reader.close()
     assert torch.equal(found[0][0], found[1][0])
     assert torch.equal(found[0][1], found[1][1])
+
+
+@pytest.mark.parametrize("kind", ["jpg and cls", "png and json"])
+@pytest.mark.parametrize("sidecars", ["beside the tars", "on this machine"])
+def test_adopted_on_a_web_server_every_sample_is_what_webdataset_reads(
+    tmp_path: Path, kind: str, sidecars: str
+) -> None:
+    """Through the node's cache, first empty, then full."""
+    expected = read_by_webdataset(write_tars(tmp_path / "web", kind))
+    with served(tmp_path / "web") as url:
+        if sidecars == "beside the tars":
+            assert index([f"path={tmp_path / 'web'}"]) == 0
+            location = url
+        else:
+            location = str(tmp_path / "out")
+            assert index([f'path="{url}/web-train-{{000..004}}.tar"', f"out={location}"]) == 0
+        opened = open_data_set(location, cache=CacheOptions(dir=str(tmp_path / "cache"), max_bytes=10_000_000))
+        assert opened.is_remote
+        for order in orders(opened.data_set).values():
+            make_feed = opened.make_feeds(["train"], ranks=1)["train"]
+            reader = EncodedReader(
+                opened.data_set, "train", size=SIZE, crop=CentreCrop(frac=1.0), threads=2, make_feed=make_feed
+            )
+            assert_equals_webdataset(reader, order, expected, tolerance=TOLERANCES[kind])
+            reader.close()
