@@ -131,6 +131,11 @@ class CachedFeed:
             self._resting_until_s = 0.0
             self._changed.notify_all()
 
+    def counters(self) -> dict[str, float]:
+        cache = self.cache
+        counts = {"cache_hits": cache.num_hits, "cache_misses": cache.num_downloads}
+        return {**counts, "downloaded_bytes": cache.bytes_downloaded}
+
     def close(self) -> None:
         """Unmap and let go of everything; what is in the cache stays there."""
         with self._changed:

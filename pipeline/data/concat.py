@@ -19,6 +19,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import torch
 
+from pipeline.data.counting import counters_of
 from pipeline.data.order import Slots
 from pipeline.data.reader import Int64Array, Reader, Use
 from pipeline.shards.errors import UserError
@@ -90,6 +91,9 @@ class ConcatReader:
         self._uses.finish(step)
         for reader in self.readers:
             reader.finish(step)
+
+    def counters(self) -> dict[str, float]:
+        return counters_of(*self.readers)
 
     def close(self) -> None:
         """Close the members; the reader must not be used afterwards."""

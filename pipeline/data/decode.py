@@ -18,7 +18,9 @@ import ctypes
 import io
 import itertools
 import os
-from collections.abc import Iterator
+import threading
+import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
@@ -86,6 +88,8 @@ class Decoder:
         self.absence = native.reason if isinstance(native, Absent) else None
         self._native = None if isinstance(native, Absent) else native
         self.pool = ThreadPoolExecutor(self.num_threads, thread_name_prefix="decode")
+        self._counting = threading.Lock()
+        self._decode_s, self._read_bytes = 0.0, 0
 
     def decode(self, content: UInt8Array, jobs: Jobs, *, out: UInt8Array) -> dict[int, str]:
         """Fill `out`, contiguous (B, H, W, 3), and return why, by its index, an image cannot be decoded.
@@ -99,12 +103,18 @@ class Decoder:
         waiting = iter(rest)
         failures: dict[int, str] = {}
         with_pillow = [
-            self.pool.submit(self._decode_rest, waiting, failures, content, jobs, out)
+            self.pool.submit(self._timed, self._decode_rest, waiting, failures, content, jobs, out)
             for _ in range(min(self.num_threads, len(rest)))
         ]
         for future in with_pillow:
             future.result()
+        with self._counting:
+            self._read_bytes += int(jobs["size_bytes"].sum())
         return failures
+
+    def counters(self) -> dict[str, float]:
+        with self._counting:
+            return {"decode_s": self._decode_s, "read_bytes": float(self._read_bytes)}
 
     def close(self) -> None:
         """End the threads; what they do not do yet is left undone."""
@@ -125,11 +135,18 @@ class Decoder:
             *out.shape[1:3],
         )
         calls = [
-            self.pool.submit(self._native.tarmac_decode_jpegs, *arguments)
+            self.pool.submit(self._timed, self._native.tarmac_decode_jpegs, *arguments)
             for _ in range(min(self.num_threads, len(jobs)))
         ]
         for call in calls:
             call.result()
+
+    def _timed(self, work: Callable[..., object], *arguments: object) -> None:
+        started_s = time.perf_counter()
+        work(*arguments)
+        passed_s = time.perf_counter() - started_s
+        with self._counting:
+            self._decode_s += passed_s
 
     def _decode_rest(
         self, waiting: Iterator[int], failures: dict[int, str], content: UInt8Array, jobs: Jobs, out: UInt8Array

@@ -26,6 +26,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from pipeline.data.counting import counters_of
 from pipeline.data.crop import Crop
 from pipeline.data.decode import BROKEN, CHANNELS, MAX_PIXELS, Decoder, make_jobs
 from pipeline.data.order import Slots
@@ -150,6 +151,9 @@ class EncodedReader:
 
     def finish(self, step: int) -> None:
         self._feed.finish(step)
+
+    def counters(self) -> dict[str, float]:
+        return counters_of(self._feed, self.decoder)
 
     def close(self) -> None:
         """Unmap the shards; the reader must not be used afterwards."""

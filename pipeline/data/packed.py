@@ -19,6 +19,7 @@ import numpy.typing as npt
 import torch
 
 from pipeline.data.augment import augment_normalise
+from pipeline.data.counting import counters_of
 from pipeline.data.order import Slots
 from pipeline.data.pixels import gather, gather_augmented, native_pixels
 from pipeline.data.reader import AllAtHand, Feed, Int64Array, MakeFeed, Use
@@ -162,6 +163,9 @@ class PackedReader:
 
     def finish(self, step: int) -> None:
         self._feed.finish(step)
+
+    def counters(self) -> dict[str, float]:
+        return counters_of(self._feed)
 
     def close(self) -> None:
         """Unmap the shards; the reader must not be used afterwards."""

@@ -19,11 +19,12 @@ import pytorch_lightning as pl
 import torch
 from tqdm import tqdm
 
+from pipeline.data.counting import counters_of
 from pipeline.data.loader import Batch, BatchLoader
 from pipeline.shards.errors import UserError
 from pipeline.track.ceilings import loader_images_per_s, model_images_per_s, over_ranks
 from pipeline.track.metric_log import MetricLog
-from pipeline.track.starvation import Rates, bound_text, counter_rates, counters_of, shares_of
+from pipeline.track.starvation import Rates, bound_text, counter_rates, shares_of
 from pipeline.training.module import ClassifierModule
 
 # Of the time that a run has trained, what measuring its bound may take of model and of loader, and at most so long.

@@ -14,39 +14,19 @@ The rule: a run's time is cut into three shares, and the largest names the bound
 - framework: the rest: the trainer, logging, launches, cores that loader and model share, or other programs that had
   the cores then and have not now.
 
-What readers and feeds count is logged as rates; see `Counting`.
+What readers and feeds count (pipeline/data/counting.py) is logged as rates.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
 
-# The names that a reader may count under. Others are logged as `rate/<name>_per_s`.
+# Counters with metrics of their own. Others are logged as `rate/<name>_per_s`.
 READ_BYTES = "read_bytes"
 DECODE_S = "decode_s"
 CACHE_HITS = "cache_hits"
 CACHE_MISSES = "cache_misses"
-
-
-@runtime_checkable
-class Counting(Protocol):
-    """A reader that counts what it does, its feed's counts among them."""
-
-    def counters(self) -> dict[str, float]:
-        """Return sums since it was opened, of this rank, under the same names every time, from the first call on.
-
-        read_bytes: bytes of records that were read, where that is not what the batches hold.
-        downloaded_bytes: bytes that came over the network.
-        cache_hits, cache_misses: shards that were there when they were needed, and that were not.
-        decode_s: seconds that threads spent decoding, summed over them.
-        """
-
-
-def counters_of(reader: Any) -> dict[str, float]:
-    """Return a reader's counters, sorted by name; none where it does not count."""
-    return dict(sorted(reader.counters().items())) if isinstance(reader, Counting) else {}
 
 
 def counter_rates(counts: Mapping[str, float], *, passed_s: float, num_threads: int) -> dict[str, float]:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from pipeline.data.counting import counters_of
 from pipeline.data.loader import BatchLoader
 from pipeline.data.order import FullOrder, Slots
 from pipeline.data.packed import PackedReader
@@ -18,7 +19,7 @@ from pipeline.data.reader import Int64Array
 from pipeline.shards.manifest import DataSet
 from pipeline.track import recorder
 from pipeline.track.ceilings import loader_images_per_s
-from pipeline.track.starvation import Rates, bound_text, counter_rates, counters_of, shares_of
+from pipeline.track.starvation import Rates, bound_text, counter_rates, shares_of
 from pipeline.train import summary_text
 from runs import assert_equal_weights, metric_rows, run_ranks, train_here
 
