@@ -23,7 +23,7 @@ from pipeline.data.order import Int64Array, Order, Slots
 from pipeline.shards.errors import UserError
 from pipeline.shards.keyed import make_key
 
-# The turns repeat after sum(weights): 12 bytes and a microsecond or two for each.
+# The turns repeat after sum(weights): 16 bytes and some microseconds for each.
 MAX_WEIGHT_SUM = 100_000
 SIZE_WEIGHT_SUM = 10_000
 
@@ -70,6 +70,11 @@ class MixtureOrder:
     @property
     def steps_per_epoch(self) -> int:
         return max(1, self.num_samples // self.batch_size)
+
+    @property
+    def num_dropped(self) -> int:
+        """Samples that are left out at the end of an epoch: none, the sets go on in the next."""
+        return 0
 
     def global_batch(self, *, epoch: int, step: int) -> Slots:
         if not 0 <= step < self.steps_per_epoch:

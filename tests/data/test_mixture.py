@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections import Counter
 from fractions import Fraction
@@ -15,6 +16,7 @@ from pipeline.data.mixture import MixtureOrder, member_seed, size_weights
 from pipeline.data.order import FullOrder, Order, rank_slots
 from pipeline.data.window import WindowOrder
 from pipeline.shards.errors import UserError
+from tiny_data import ROOT
 
 GOLDEN_TURNS = [0, 0, 1, 0, 0, 1, 0, 2]
 GOLDEN_BATCH = [0, 6, 13, 3, 4, 10, 1, 18]
@@ -140,6 +142,15 @@ def test_golden_order() -> None:
     mixture = full_mixture([10, 6, 4], [5, 2, 1], batch_size=8, seed=7)
     assert mixture.turns_at(np.arange(8))[0].tolist() == GOLDEN_TURNS
     assert mixture.global_batch(epoch=1, step=0).sample_ids.tolist() == GOLDEN_BATCH
+
+
+def test_the_worked_example_of_the_specification_is_what_the_code_gives() -> None:
+    text = (ROOT / "docs" / "ORDER.md").read_text()
+    told = dict(re.findall(r"^    (turns|epoch \d)  +(?:step 0: )?(\d.*)$", text, re.MULTILINE))
+    assert [int(word) for word in told["turns"].split()] == GOLDEN_TURNS
+    assert [int(word) for word in told["epoch 1"].split()] == GOLDEN_BATCH
+    mixture = full_mixture([10, 6, 4], [5, 2, 1], batch_size=8, seed=7)
+    assert [int(word) for word in told["epoch 0"].split()] == mixture.global_batch(epoch=0, step=0).sample_ids.tolist()
 
 
 def test_with_weights_of_the_sizes_an_epoch_is_each_set_once() -> None:
