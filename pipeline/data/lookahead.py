@@ -26,6 +26,9 @@ Int64Array = npt.NDArray[np.int64]
 # Steps gone through for one group, where they need next to no blocks: their samples are there all the sooner.
 MAX_GROUP_STEPS = 512
 
+# How many times group_blocks a group grows at most, to end between windows.
+MAX_GROWTH = 4
+
 # A step, the number of samples in it, and the blocks that they lie in, any of them several times.
 BlockUse = tuple[int, int, Int64Array]
 
@@ -53,8 +56,8 @@ class Lookahead:
 
         Args:
             budget_blocks: to hold at most.
-            group_blocks: to read in one go: groups are sorted, so the larger they are, the longer the runs. While
-                there is less room, and nobody waits, nothing is read.
+            group_blocks: to read in one go, or some more: groups are sorted, so the larger they are, the longer the
+                runs. While there is less room, and nobody waits, nothing is read.
         """
         if not 1 <= group_blocks <= budget_blocks:
             raise ValueError(f"group_blocks={group_blocks}: 1 to budget_blocks={budget_blocks} wanted")
@@ -83,8 +86,11 @@ class Lookahead:
             step, num_samples, blocks = use
             blocks = np.unique(blocks) if step > self._finished_step else blocks[:0]
             fresh = blocks[self._last_uses[blocks] == 0]
-            is_full = num_blocks >= self._group or self.blocks_held + len(fresh) > self._budget
-            if wanted <= self.samples and ((len(fresh) and is_full) or len(parts) == MAX_GROUP_STEPS):
+            # A group ends where nothing new is needed for a step. One that goes from window to window needs blocks
+            # from all over a new one at once, and a cut in its midst would make many short runs of a few long ones.
+            is_full = num_blocks >= self._group and (len(fresh) == 0 or num_blocks >= MAX_GROWTH * self._group)
+            has_room = self.blocks_held + len(fresh) <= self._budget
+            if wanted <= self.samples and (is_full or not has_room or len(parts) == MAX_GROUP_STEPS):
                 break
             self._place += 1
             self._last_uses[blocks] = self._place

@@ -4,16 +4,15 @@
     reader = PackedReader(data_set, "train", make_feed=make_feed)       # memory of the shards: about 1 GiB, always
 
 One thread goes through the coming uses (pipeline/data/lookahead.py says which blocks of which shards to read and which
-to let go), sorts what is to be read, and reads it in long runs. The pages are in the process's page table before
-the samples are asked for, so filling a batch is a gather from memory; what was used for the last time leaves the page
-table and the page cache. Both thus stay at the budget, whatever the size of the data.
+to let go), and sorts what is to be read; a few others bring it in, and drop what is let go (pipeline/shards/pages.py).
+The pages are in the process's page table before the samples are asked for, so filling a batch is a gather from memory;
+what was used for the last time leaves the page table and the page cache. Both thus stay at the budget, whatever the
+size of the data.
 
 A window order reads each shard in long runs and its data once an epoch. Other orders work as well: with a full order
 `block_bytes=RANDOM_BLOCK_BYTES` reads little but the samples themselves, at the disk's rate of random reads.
 
-Measured over 4.3 GB on a disk that `pread` of 8 MB at a time reads at 450 MB/s (buffered, one thread) and O_DIRECT at
-1,100: `posix_fadvise(WILLNEED)` 32 MB ahead and MADV_POPULATE_READ behind it 700 to 1,050 MB/s; plain faults on the
-mapping 410 to 540. benchmarks/larger_than_memory.py; docs/SCALE.md.
+Measured: benchmarks/larger_than_memory.py, docs/SCALE.md.
 """
 
 from __future__ import annotations
@@ -23,6 +22,7 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -34,18 +34,20 @@ from pipeline.data.sample_ranges import RangesOf
 from pipeline.shards.check import check_sizes
 from pipeline.shards.manifest import Split
 from pipeline.shards.mapping import MappedFiles
-from pipeline.shards.pages import MappedPages
+from pipeline.shards.pages import LARGE_BYTES, MappedPages
 
 log = logging.getLogger(__name__)
 
-BLOCK_BYTES = 1 << 20
-# For samples in random places: with 64x64 RGB images twice their bytes are read, where whole MBs would be 80 times.
+BLOCK_BYTES = LARGE_BYTES
+# For samples in random places: with 64x64 RGB images twice their bytes are read, where 2 MB each would be 160 times.
 RANDOM_BLOCK_BYTES = 16 << 10
-# What the disk is asked for beyond what is waited for; one pass of a loop over it takes some ms.
-REQUESTED_BYTES = 32 << 20
+# Threads that wait for the disk, each for one piece; small pieces need more of them to keep it busy.
+THREADS, RANDOM_THREADS = 4, 16
+PIECE_BYTES = LARGE_BYTES
+# Pieces planned and not loaded yet. What is planned cannot be replaced by what turns out to be needed at once.
+QUEUED_PIECES = 32
 MAX_GROUP_BYTES = 256 << 20
 GROUPS_IN_BUDGET = 8
-PIECE_BYTES = 1 << 20
 # Above so many bytes read for a byte used the budget holds no window, and that is said.
 WASTEFUL_READS = 2.0
 
@@ -53,19 +55,16 @@ WASTEFUL_READS = 2.0
 class Pages(Protocol):
     """What MappedPages does."""
 
-    def request(self, shard: int, offset: int, size_bytes: int) -> None: ...
     def load(self, shard: int, offset: int, size_bytes: int) -> None: ...
     def drop(self, shard: int, offset: int, size_bytes: int) -> None: ...
     def close(self) -> None: ...
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Piece:
-    """A run of bytes to read; once it is there, so many samples of the iteration are, from its start."""
+@dataclass(slots=True, kw_only=True)
+class Loading:
+    """A group on its way: pieces still to come, and how many samples, from the iteration's start, are there then."""
 
-    shard: int
-    offset: int
-    size_bytes: int
+    pieces: int
     samples: int
 
 
@@ -130,24 +129,27 @@ class PagedFeed:
         shards = split.shards
         if pages is None:
             assert mapped is not None, "pages are advised about through their mapping"
-            pages = MappedPages(mapped, [shard.path for shard in shards])
+            is_large = block_bytes % LARGE_BYTES == 0
+            pages = MappedPages(mapped, [shard.path for shard in shards], is_large=is_large)
         self._pages, self._ranges_of = pages, ranges_of
         self._blocks = Blocks(np.array([shard.size_bytes for shard in shards]), block_bytes=block_bytes)
         self._budget_blocks = max(2, budget_bytes // block_bytes)
         self._group_blocks = max(1, min(self._budget_blocks // GROUPS_IN_BUDGET, MAX_GROUP_BYTES // block_bytes))
-        self._requested_bytes = min(REQUESTED_BYTES, self._group_blocks * block_bytes)
         self.bytes_read = self.bytes_held = 0
         self._bytes_used = 0
         self._is_warned = False
-        # What the consumer has asked for and done, told to the thread, and what the thread has ready, told back.
+        # What the consumer has asked for and done, told to the planning thread; what is loaded, told back.
         self._changed = threading.Condition()
         self._uses: Iterator[Use] | None = None
         self._is_running = self._is_closed = False
         self._wanted = self._ready = 0
         self._finished_step = -1
         self._error: Exception | None = None
-        self._thread = threading.Thread(target=self._run, name="read-ahead", daemon=True)
-        self._thread.start()
+        self._queued = 0
+        num_threads = THREADS if block_bytes >= PIECE_BYTES else RANDOM_THREADS
+        self._pool = ThreadPoolExecutor(num_threads, thread_name_prefix="pages")
+        self._planner = threading.Thread(target=self._plan, name="read-ahead", daemon=True)
+        self._planner.start()
 
     def start(self, uses: Iterator[Use]) -> None:
         with self._changed:
@@ -180,21 +182,22 @@ class PagedFeed:
             self._changed.notify_all()
 
     def close(self) -> None:
-        """Drop everything and end the thread."""
+        """Drop everything and end the threads."""
         with self._changed:
             self._is_closed, self._is_running = True, False
             self._changed.notify_all()
-        self._thread.join()
+        self._planner.join()
+        self._pool.shutdown()
         self._pages.close()
 
-    def _run(self) -> None:
-        """Carry out iteration after iteration; the thread's whole life."""
+    def _plan(self) -> None:
+        """Plan iteration after iteration; the whole life of its thread."""
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._uses is not None or self._is_closed)
                 uses, self._uses = self._uses, None
                 if uses is None or self._is_closed:
-                    return
+                    break
             ahead = Lookahead(
                 self._block_uses(uses),
                 num_blocks=len(self._blocks),
@@ -204,72 +207,84 @@ class PagedFeed:
             try:
                 self._iterate(ahead)
             except Exception as error:
-                # Told to whoever waits: nobody looks at a thread.
-                with self._changed:
-                    self._error = error
-                    self._changed.notify_all()
+                self._fail(error)
             self._drop(ahead.finish_all())
 
     def _iterate(self, ahead: Lookahead) -> None:
         """Read ahead and drop behind, until another iteration starts or the feed is closed."""
-        waiting: deque[Piece] = deque()
-        requested: deque[Piece] = deque()
+        loading: deque[Loading] = deque()
+        waiting: deque[tuple[Loading, int, int, int]] = deque()
         finished_step = -1
         while True:
             with self._changed:
-                is_over = self._uses is not None or self._is_closed
-                wanted = self._wanted
+                if self._uses is not None or self._is_closed:
+                    # What is on its way cannot be dropped before it is there.
+                    self._changed.wait_for(lambda: self._queued == 0)
+                    return
+                wanted, is_busy = self._wanted, self._queued >= QUEUED_PIECES
                 is_finished, finished_step = self._finished_step > finished_step, self._finished_step
-            if is_over:
-                # What is still on its way from the disk cannot be dropped before it is there.
-                for piece in requested:
-                    if piece.size_bytes:
-                        self._pages.load(piece.shard, piece.offset, piece.size_bytes)
-                return
             if is_finished:
                 self._drop(ahead.finish(step=finished_step))
-                self.bytes_held = ahead.blocks_held * self._blocks.block_bytes
-            while len(requested) * PIECE_BYTES < self._requested_bytes:
-                if not waiting and not self._extend(waiting, ahead, wanted=wanted):
-                    break
-                piece = waiting.popleft()
-                if piece.size_bytes:
-                    self._pages.request(piece.shard, piece.offset, piece.size_bytes)
-                requested.append(piece)
-            if requested:
-                self._load(requested.popleft())
+            if not is_busy and not waiting:
+                self._extend(waiting, loading, ahead, wanted=wanted)
+            if not is_busy and waiting:
+                with self._changed:
+                    self._queued += 1
+                self._pool.submit(self._load, loading, *waiting.popleft())
             else:
-                self._rest(ahead, wanted=wanted, finished_step=finished_step)
+                self._rest(ahead, wanted=wanted, finished_step=finished_step, is_busy=is_busy)
+            self.bytes_held = ahead.blocks_held * self._blocks.block_bytes
 
-    def _extend(self, waiting: deque[Piece], ahead: Lookahead, *, wanted: int) -> bool:
-        """Append the pieces of the next group; False where there is no group."""
-        before = ahead.samples
+    def _extend(
+        self,
+        waiting: deque[tuple[Loading, int, int, int]],
+        loading: deque[Loading],
+        ahead: Lookahead,
+        *,
+        wanted: int,
+    ) -> None:
+        """Append the pieces of the next group, if there is one."""
         group = ahead.next_group(wanted=wanted)
         if group is None:
-            return False
-        self.bytes_held = ahead.blocks_held * self._blocks.block_bytes
-        for shard, offset, size in self._blocks.runs(group.blocks):
-            for start in range(offset, offset + size, PIECE_BYTES):
-                size_bytes = min(PIECE_BYTES, offset + size - start)
-                waiting.append(Piece(shard=shard, offset=start, size_bytes=size_bytes, samples=before))
-        # An empty piece, so that the samples are there when all before it are.
-        waiting.append(Piece(shard=0, offset=0, size_bytes=0, samples=group.samples))
-        return True
-
-    def _load(self, piece: Piece) -> None:
-        if piece.size_bytes:
-            self._pages.load(piece.shard, piece.offset, piece.size_bytes)
-            self.bytes_read += piece.size_bytes
             return
+        pieces = [
+            (shard, start, min(PIECE_BYTES, offset + size - start))
+            for shard, offset, size in self._blocks.runs(group.blocks)
+            for start in range(offset, offset + size, PIECE_BYTES)
+        ]
+        its = Loading(pieces=len(pieces), samples=group.samples)
         with self._changed:
+            loading.append(its)
+            self._tell_ready(loading)
+        waiting.extend((its, *piece) for piece in pieces)
+
+    def _load(self, loading: deque[Loading], its: Loading, shard: int, offset: int, size_bytes: int) -> None:
+        """Bring a piece in; in any of the threads."""
+        try:
+            self._pages.load(shard, offset, size_bytes)
+        except Exception as error:
+            self._fail(error)
+        with self._changed:
+            self.bytes_read += size_bytes
+            self._queued -= 1
+            its.pieces -= 1
+            self._tell_ready(loading)
+            self._changed.notify_all()
+
+    def _tell_ready(self, loading: deque[Loading]) -> None:
+        """Count the samples of the leading groups that are there; for who holds the lock."""
+        while loading and loading[0].pieces == 0:
+            samples = loading.popleft().samples
+            # Not of an iteration that is over.
             if self._uses is None:
-                self._ready = piece.samples
+                self._ready = samples
                 self._changed.notify_all()
 
-    def _rest(self, ahead: Lookahead, *, wanted: int, finished_step: int) -> None:
-        """Wait for news, with nothing to read in sight."""
+    def _rest(self, ahead: Lookahead, *, wanted: int, finished_step: int, is_busy: bool) -> None:
+        """Wait for news, with nothing to plan."""
         with self._changed:
-            if ahead.is_at_end and self._uses is None:
+            if ahead.is_at_end and self._uses is None and not is_busy:
+                self._changed.wait_for(lambda: self._queued == 0)
                 # Whoever reads on after the last use, outside an iteration, must not wait.
                 self._ready = sys.maxsize
                 self._changed.notify_all()
@@ -279,12 +294,19 @@ class PagedFeed:
                     or self._finished_step > finished_step
                     or self._uses is not None
                     or self._is_closed
+                    or (is_busy and self._queued < QUEUED_PIECES)
                 )
             )
 
     def _drop(self, blocks: Int64Array) -> None:
         for shard, offset, size_bytes in self._blocks.runs(blocks):
-            self._pages.drop(shard, offset, size_bytes)
+            self._pool.submit(self._pages.drop, shard, offset, size_bytes)
+
+    def _fail(self, error: Exception) -> None:
+        """Tell whoever waits: nobody looks at a thread."""
+        with self._changed:
+            self._error = error
+            self._changed.notify_all()
 
     def _block_uses(self, uses: Iterator[Use]) -> Iterator[BlockUse]:
         for step, sample_ids in uses:

@@ -26,6 +26,8 @@ import numpy.typing as npt
 PROT_NONE = 0x0
 MAP_FIXED = 0x10
 MAP_NORESERVE = getattr(mmap, "MAP_NORESERVE", 0)
+# Files start at multiples of this, so that the kernel can map them by pages of 2 MB; only addresses are spent.
+PLACE_BYTES = 2 << 20
 MAP_FAILED = ctypes.c_void_p(-1).value
 
 
@@ -44,10 +46,11 @@ class MappedFiles:
         self._libc.mmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t, *flags, ctypes.c_long)
         self._libc.munmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t)
         self.sizes_bytes: npt.NDArray[np.int64] = np.array(sizes_bytes, dtype=np.int64)
-        rooms = -(-self.sizes_bytes // mmap.PAGESIZE) * mmap.PAGESIZE
+        rooms = -(-self.sizes_bytes // PLACE_BYTES) * PLACE_BYTES
         self.starts: npt.NDArray[np.int64] = np.concatenate([[0], np.cumsum(rooms)[:-1]]).astype(np.int64)
-        self._length = max(mmap.PAGESIZE, int(rooms.sum()))
-        self._address: int | None = self._reserve(0, self._length)
+        self._length = max(PLACE_BYTES, int(rooms.sum()))
+        self._reserved = self._reserve(0, self._length + PLACE_BYTES)
+        self._address: int | None = -(-self._reserved // PLACE_BYTES) * PLACE_BYTES
         view = (ctypes.c_uint8 * self._length).from_address(self._address)
         # Not marked read-only, since torch warns of that: the pages themselves are, a write is a fault.
         self.array: npt.NDArray[np.uint8] = np.ctypeslib.as_array(view)
@@ -94,7 +97,7 @@ class MappedFiles:
         """Give the addresses back; reading `array` after this is a segmentation fault, so it is dropped."""
         if self._address is not None:
             self.array = np.empty(0, dtype=np.uint8)
-            self._libc.munmap(self._address, self._length)
+            self._libc.munmap(self._reserved, self._length + PLACE_BYTES)
             self._address = None
 
     def __enter__(self) -> MappedFiles:
