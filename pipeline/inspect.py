@@ -238,10 +238,11 @@ def _read_samples(
     step = config.step - 1
     reader.start(iter([(step, slots.sample_ids)]))
     labels = reader.fill(slots, epoch=epoch, out=images_BHWC)
+    # Before the step is finished: after it, shards of a cache may go.
+    sources = _sources_of(reader, slots)
     reader.finish(step)
     augmentation = build_augmentation(training.augment)
     after_BHWC = augmentation.apply(images_BHWC, torch.from_numpy(slots.positions), seed=training.seed, epoch=epoch)
-    sources = _sources_of(reader, slots)
     ranks, micros = _places(config, plan, numbers)
     return [
         Sample(
@@ -262,6 +263,7 @@ def _read_samples(
 def _sources_of(reader: Reader, slots: Slots) -> list[dict[str, Any]]:
     """Return shard, record, source key and stored image of each slot's sample."""
     shards = reader.split.shards
+    is_mixed = len({shard.path.parent for shard in shards}) > 1
     ends = np.cumsum([shard.num_samples for shard in shards])
     numbers = np.searchsorted(ends, slots.sample_ids, side="right").tolist()
     rows = {
@@ -274,7 +276,7 @@ def _sources_of(reader: Reader, slots: Slots) -> list[dict[str, Any]]:
         row: Any = rows[number][record]
         sources.append(
             {
-                "shard": shard.path.name,
+                "shard": f"{shard.path.parent.parent.name}/{shard.path.name}" if is_mixed else shard.path.name,
                 "record": record,
                 "source_key": bytes(row["source_key"]).decode("utf-8", "replace"),
                 "before_HWC": None if reader.data_set.packed else _stored_image(reader.split, shard, row),
@@ -286,11 +288,11 @@ def _sources_of(reader: Reader, slots: Slots) -> list[dict[str, Any]]:
 def _stored_image(split: Split, shard: ShardEntry, row: Any) -> Pixels | None:
     """Return the whole image of an encoded record, where it can be had without the reader."""
     where = {"offset": int(row["image_offset"]), "size_bytes": int(row["image_bytes"])}
-    is_remote = "://" in (split.shards_at or "")
-    if int(row["height"]) * int(row["width"]) > MAX_STORED_PIXELS or not (is_remote or shard.path.is_file()):
+    location = str(shard.path.parent) if shard.path.is_file() else split.shards_at
+    if int(row["height"]) * int(row["width"]) > MAX_STORED_PIXELS or location is None:
         return None
-    store = open_store(str(split.shards_at) if is_remote else str(shard.path.parent))
     try:
+        store = open_store(location)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return np.asarray(Image.open(io.BytesIO(store.read_at(shard.path.name, **where))).convert("RGB"))

@@ -22,6 +22,7 @@ from pipeline.track.ceilings import loader_images_per_s
 from pipeline.track.starvation import Rates, bound_text, counter_rates, shares_of
 from pipeline.train import summary_text
 from runs import assert_equal_weights, metric_rows, run_ranks, train_here
+from tiny_data import prepare_pictures, write_pictures
 
 CPU = torch.device("cpu")
 
@@ -209,3 +210,14 @@ def test_real_ranks_agree_on_one_sentence(synthetic: DataSet, tmp_path: Path) ->
     )
     assert output.count("bounded by  ") == 1
     assert "the model alone does" in output
+
+
+def test_decoding_is_logged_as_a_share_of_the_cores_time(tmp_path: Path) -> None:
+    write_pictures(tmp_path / "pictures", num_each=20, size=200, extension="jpg")
+    data = prepare_pictures(tmp_path / "pictures", tmp_path / "data", "layout=encoded", "source.val_frac=0.2")
+    options = ["augment=resized_crop", "batch.size=8", "trainer.max_epochs=1", "data.decode_threads=1"]
+    train_here(data.root, tmp_path / "run", *options)
+    shares = [row["rate/decode_frac"] for row in metric_rows(tmp_path / "run") if "train/loss" in row]
+    assert shares
+    assert all(share >= 0 for share in shares)
+    assert sum(shares) > 0
