@@ -3,7 +3,7 @@
     plan = make_plan(config)                    # a few sections of a few rows
     sys.stdout.write(plan_text(plan))
 
-Nothing of the images is read: everything follows from the manifest, the sidecars' labels and the order. A section is a
+No image is read: everything follows from the manifests, the labels in local sidecars and the order. A section is a
 function from a `Planned` to rows; the tuple SECTIONS is the plan.
 """
 
@@ -11,24 +11,27 @@ from __future__ import annotations
 
 import logging
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
-from pipeline.build import build_order, plan_batch
+from pipeline.build_data import build_order, plan_batch
 from pipeline.compose import compose, help_text
 from pipeline.config import TrainConfig
 from pipeline.data.host_load import host_load
 from pipeline.data.order import Int64Array, Order
+from pipeline.data.remote_set import open_data_set
+from pipeline.data.shard_cache import CacheOptions
 from pipeline.data.shuffle_quality import Measure, shuffle_quality
 from pipeline.data.window import WindowOrder
 from pipeline.plan_config import PLAN_SCHEMAS, PlanConfig
 from pipeline.shards.errors import run_entry_point
 from pipeline.shards.index import read_index
-from pipeline.shards.manifest import DataSet, Split, read_data_set
+from pipeline.shards.manifest import DataSet, Split
 from pipeline.shards.task import Task
+from pipeline.storage import is_local, open_store
 
 SUMMARY = """Say what a run would read, hold and shuffle, before it starts.
 
@@ -91,7 +94,7 @@ def make_plan(config: PlanConfig) -> list[Section]:
     Raises:
         UserError: no such data, or a batch that ranks or lanes do not divide: what the run itself would say.
     """
-    data_set = read_data_set(Path(config.data.path))
+    data_set = _read_facts(config.data.path)
     split = data_set.split(config.data.train_split)
     training = TrainConfig(seed=config.seed, data=config.data, batch=config.batch, order=config.order)
     batch = plan_batch(training, num_samples=split.num_samples, world_size=config.world_size)
@@ -198,9 +201,17 @@ def _lanes_advice(lanes: int, hosts: int) -> str:
     return f"order.lanes={lanes} is no multiple of {hosts} hosts: with order.lanes={more} none is"
 
 
+def _read_facts(path: str) -> DataSet:
+    """Read what a folder or a URL says of its data; nothing goes into the cache for that."""
+    with tempfile.TemporaryDirectory() as folder:
+        return open_data_set(path, cache=CacheOptions(dir=folder)).data_set
+
+
 def _labels(planned: Planned) -> Int64Array | None:
-    """Return the labels of the split, None where there are too many, or several a sample."""
-    if planned.split.num_samples > MAX_LABELS or planned.data_set.task is not Task.classification:
+    """Return the labels of the split, None where they are remote, too many, or several a sample."""
+    is_here = is_local(open_store(planned.config.data.path))
+    is_small = planned.split.num_samples <= MAX_LABELS
+    if not is_here or not is_small or planned.data_set.task is not Task.classification:
         return None
     return np.concatenate(list(_shard_labels(planned.split)))
 

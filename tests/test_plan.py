@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from http.server import SimpleHTTPRequestHandler
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+from loopback import listening
 from pipeline.compose import compose, help_text
 from pipeline.data.order import rank_slots
 from pipeline.data.window import WindowOrder
@@ -64,6 +67,22 @@ def test_a_window_orders_plan_is_that_of_its_batches(data_set: DataSet) -> None:
 def test_the_shuffle_can_be_left_out(data_set: DataSet) -> None:
     assert "run of one label" in rows_of(data_set, "batch.size=50")
     assert "run of one label" not in rows_of(data_set, "batch.size=50", "shuffle_samples=0")
+
+
+def test_a_remote_sets_plan_is_that_of_the_folder_but_for_the_labels(data_set: DataSet) -> None:
+    class Handler(SimpleHTTPRequestHandler):
+        def __init__(self, *arguments: Any) -> None:
+            super().__init__(*arguments, directory=str(data_set.root))
+
+        def log_message(self, *arguments: object) -> None:
+            pass
+
+    options = ["order=window", "batch.size=24", "order.lanes=4"]
+    here = rows_of(data_set, *options)
+    with listening(Handler) as url:
+        there = rows_of(data_set, f"data.path={url}", *options)
+    assert here.pop("run of one label")
+    assert there == here
 
 
 @pytest.mark.parametrize(
