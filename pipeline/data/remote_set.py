@@ -1,8 +1,8 @@
 """A data set wherever it lies: a folder, or a URL whose shards go through the node's cache.
 
     opened = open_data_set("s3://bucket/imagenet-64", cache=CacheOptions(max_bytes=100_000_000_000))
-    feeds = opened.make_feeds(["train", "val"], ranks=8)
-    reader = PackedReader(opened.data_set, "train", make_feed=feeds["train"])      # None for local shards
+    train_feed, val_feed = make_feeds([(opened, "train"), (opened, "val")], ranks=8)      # None for local shards
+    reader = PackedReader(opened.data_set, "train", make_feed=train_feed)
 
 Of a remote data set dataset.json and the manifests are read at once, into a folder of the cache that is named after
 their content; shards and sidecars when they are first used. A local data set whose foreign shards are remote is
@@ -64,36 +64,6 @@ class OpenedSet:
     def is_remote(self) -> bool:
         return bool(self.entries)
 
-    def make_feeds(self, split_names: Sequence[str], *, ranks: int) -> dict[str, MakeFeed | None]:
-        """Return what a reader of each split takes as `make_feed`; None for local ones.
-
-        Args:
-            split_names: all that the run reads; they share the cache out among them.
-            ranks: of this run on this machine, which share it as well.
-
-        Raises:
-            UserError: the cache's folder cannot be written to, or the machine allows too few open files.
-        """
-        feeds: dict[str, MakeFeed | None] = dict.fromkeys(split_names)
-        remote = [name for name in feeds if name in self.entries]
-        if not remote:
-            return feeds
-        cache = ShardCache(self.cache)
-        sizes = {name: sum(entry.size_bytes for entry in self.entries[name]) for name in remote}
-        sets_bytes = cache.folder.bytes_below(SETS_FOLDER)
-        shares = allot(sizes, room_bytes=max(0, self.cache.max_bytes - sets_bytes), ranks=ranks)
-        for name in remote:
-            feeds[name] = functools.partial(
-                CachedFeed,
-                self.data_set.split(name),
-                self.entries[name],
-                cache=cache,
-                share_bytes=shares[name],
-                all_bytes=_rounded_up(sum(sizes.values()) + sets_bytes),
-            )
-        _allow_open_files(sum(len(self.entries[name]) for name in remote))
-        return feeds
-
 
 def open_data_set(location: str, *, cache: CacheOptions) -> OpenedSet:
     """Read a data set's facts, at a folder or a URL; no shard is opened.
@@ -120,6 +90,39 @@ def open_data_set(location: str, *, cache: CacheOptions) -> OpenedSet:
         }
         data_set = dataclasses.replace(data_set, splits=splits)
     return OpenedSet(data_set=data_set, location=store.location, entries=entries, cache=cache)
+
+
+def make_feeds(parts: Sequence[tuple[OpenedSet, str]], *, ranks: int) -> list[MakeFeed | None]:
+    """Return what a reader of each (data set, split) takes as `make_feed`; None for local ones.
+
+    Args:
+        parts: all that the run reads; they share one cache, that of the first remote one.
+        ranks: of this run on this machine, which share it as well.
+
+    Raises:
+        UserError: the cache's folder cannot be written to, or the machine allows too few open files.
+    """
+    feeds: list[MakeFeed | None] = [None] * len(parts)
+    remote = [number for number, (opened, split) in enumerate(parts) if split in opened.entries]
+    if not remote:
+        return feeds
+    cache = ShardCache(parts[remote[0]][0].cache)
+    entries = {number: parts[number][0].entries[parts[number][1]] for number in remote}
+    sizes = [sum(entry.size_bytes for entry in entries[number]) for number in remote]
+    sets_bytes = cache.folder.bytes_below(SETS_FOLDER)
+    shares = allot(sizes, room_bytes=max(0, cache.options.max_bytes - sets_bytes), ranks=ranks)
+    for number, share_bytes in zip(remote, shares, strict=True):
+        opened, split = parts[number]
+        feeds[number] = functools.partial(
+            CachedFeed,
+            opened.data_set.split(split),
+            entries[number],
+            cache=cache,
+            share_bytes=share_bytes,
+            all_bytes=_rounded_up(sum(sizes) + sets_bytes),
+        )
+    _allow_open_files(sum(map(len, entries.values())))
+    return feeds
 
 
 def _mirror(store: Store, cache: CacheOptions) -> Path:

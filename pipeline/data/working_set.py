@@ -11,9 +11,14 @@ A shard is needed from the first to the last step in sight that uses it. Where a
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from pipeline.data.order import Int64Array
+
+# A split of at most this part of the room stays whole, where not all do.
+SMALL_SPLITS = 8
 
 
 class WorkingSet:
@@ -43,26 +48,23 @@ class WorkingSet:
         return int(np.cumsum(changes).max(initial=0))
 
 
-def allot(split_bytes: dict[str, int], *, room_bytes: int, ranks: int) -> dict[str, int | None]:
-    """Share a cache out among the splits of a run and the ranks of a machine.
+def allot(sizes_bytes: Sequence[int], *, room_bytes: int, ranks: int) -> list[int | None]:
+    """Share a cache out among the splits that a run reads, and the ranks of a machine.
 
     Returns:
         For each split the bytes that a rank may hold, None where the whole split may stay for good.
     """
-    if sum(split_bytes.values()) <= room_bytes:
-        return dict.fromkeys(split_bytes)
-    # The largest split is read through, the others stay where they are small.
-    largest = max(split_bytes, key=lambda name: split_bytes[name])
-    shares: dict[str, int | None] = {}
+    shares: list[int | None] = [None] * len(sizes_bytes)
+    if sum(sizes_bytes) <= room_bytes:
+        return shares
     left_bytes = room_bytes
-    for name in sorted(split_bytes, key=lambda name: split_bytes[name]):
-        if name == largest:
-            shares[name] = None if split_bytes[name] <= left_bytes else left_bytes // ranks
-        elif split_bytes[name] <= left_bytes // 8:
-            shares[name] = None
-            left_bytes -= split_bytes[name]
+    rest: list[int] = []
+    for number in sorted(range(len(sizes_bytes)), key=lambda number: sizes_bytes[number]):
+        if sizes_bytes[number] <= left_bytes // SMALL_SPLITS:
+            left_bytes -= sizes_bytes[number]
         else:
-            share_bytes = left_bytes // 4
-            shares[name] = share_bytes // ranks
-            left_bytes -= share_bytes
+            rest.append(number)
+    rest_bytes = sum(sizes_bytes[number] for number in rest)
+    for number in rest:
+        shares[number] = left_bytes * sizes_bytes[number] // rest_bytes // ranks
     return shares
