@@ -245,6 +245,9 @@ class StreamReader:
     def finish(self, step: int) -> None:
         pass
 
+    def counting_parts(self) -> tuple[object, ...]:
+        return self._decoder.counting_parts()
+
     def close(self) -> None:
         """Let go of everything; the reader must not be used afterwards."""
         self._leave()

@@ -64,6 +64,9 @@ class BlockDecoder:
         while self._waiting:
             yield from self._waiting.popleft().result()
 
+    def counting_parts(self) -> tuple[object, ...]:
+        return (self._decoder,)
+
     def leave(self) -> None:
         """Drop what is under way."""
         while self._waiting:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from exact_resume import Open, Shape, assert_resumes_exactly
+from exact_resume import SHAPES, Shape, assert_resumes_exactly
 
 from pipeline.data.concat import ConcatReader
 from pipeline.data.crop import RandomCrop
@@ -19,10 +20,13 @@ from pipeline.data.mixture import MixtureOrder, member_seed
 from pipeline.data.order import SLOTS_AHEAD, FullOrder, Int64Array, Order, Slots
 from pipeline.data.packed import PackedReader
 from pipeline.data.paged_feed import PagedFeed
-from pipeline.data.reader import Reader, Use
+from pipeline.data.reader import MakeFeed, Reader, Use
+from pipeline.data.remote_set import make_feeds, open_data_set
 from pipeline.data.sample_ranges import encoded_ranges, packed_ranges
+from pipeline.data.shard_cache import CacheOptions
 from pipeline.data.window import WindowOrder
 from pipeline.shards.manifest import DataSet
+from served import served
 from synthetic_data import make_synthetic
 from tiny_data import prepare_pictures, write_pictures
 
@@ -34,7 +38,7 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> DataSet:
     """63 JPEG images in several shards of the encoded layout."""
     root = tmp_path_factory.mktemp("pictures")
     write_pictures(root / "in", num_each=21, size=24, extension="jpg")
-    data_set = prepare_pictures(root / "in", root / "out", "layout=encoded", "layout.shard_bytes=20000")
+    data_set = prepare_pictures(root / "in", root / "out", "layout=encoded", "layout.shard_bytes=8000")
     assert len(data_set.split("train").shards) > 3
     return data_set
 
@@ -44,6 +48,13 @@ def other_synthetic(tmp_path_factory: pytest.TempPathFactory) -> DataSet:
     """30 images of the shape and classes of `synthetic`."""
     options = ["source.samples=30", "source.val_samples=5", "source.classes=7", "layout.shard_bytes=20000"]
     return make_synthetic(tmp_path_factory.mktemp("other") / "synthetic", *options)
+
+
+@pytest.fixture(scope="module")
+def small_shards(tmp_path_factory: pytest.TempPathFactory) -> DataSet:
+    """100 packed images in shards of three."""
+    options = ["source.samples=100", "source.val_samples=5", "source.classes=7", "layout.shard_bytes=8000"]
+    return make_synthetic(tmp_path_factory.mktemp("small") / "synthetic", *options)
 
 
 def full_order(data_set: DataSet) -> FullOrder:
@@ -59,26 +70,21 @@ ORDERS = {"full": full_order, "window": window_order}
 WINDOW_IS_SLOW = ["full", pytest.param("window", marks=pytest.mark.slow)]
 
 
-def packed(data_set: DataSet, order: Order) -> Open:
-    return lambda _: (PackedReader(data_set, "train"), order)
-
-
-def encoded(data_set: DataSet, order: Order) -> Open:
-    def open_rank(shape: Shape) -> tuple[Reader, Order]:
-        reader = EncodedReader(data_set, "train", size=(8, 6), crop=RandomCrop(seed=5), threads=shape.threads)
-        return reader, order
-
-    return open_rank
+def open_reader(data_set: DataSet, shape: Shape, *, make_feed: MakeFeed | None = None) -> Reader:
+    if data_set.packed is not None:
+        return PackedReader(data_set, "train", make_feed=make_feed)
+    crop = RandomCrop(seed=5)
+    return EncodedReader(data_set, "train", size=(8, 6), crop=crop, threads=shape.threads, make_feed=make_feed)
 
 
 @pytest.mark.parametrize("order", ORDERS)
 def test_packed_shards(synthetic: DataSet, order: str) -> None:
-    assert_resumes_exactly(packed(synthetic, ORDERS[order](synthetic)))
+    assert_resumes_exactly(lambda shape: (open_reader(synthetic, shape), ORDERS[order](synthetic)))
 
 
 @pytest.mark.parametrize("order", ORDERS)
 def test_encoded_shards_with_random_crops_and_decode_threads(pictures: DataSet, order: str) -> None:
-    assert_resumes_exactly(encoded(pictures, ORDERS[order](pictures)))
+    assert_resumes_exactly(lambda shape: (open_reader(pictures, shape), ORDERS[order](pictures)))
 
 
 @pytest.mark.parametrize("order", WINDOW_IS_SLOW)
@@ -90,14 +96,7 @@ def test_shards_larger_than_memory(synthetic: DataSet, pictures: DataSet, kind: 
     ranges = encoded_ranges(split) if data_set.packed is None else packed_ranges(data_set.packed, split)
     make_feed = functools.partial(PagedFeed, split, ranges, budget_bytes=48 << 10, block_bytes=4 << 10)
 
-    def open_rank(shape: Shape) -> tuple[Reader, Order]:
-        if kind == "packed":
-            return PackedReader(data_set, "train", make_feed=make_feed), ORDERS[order](data_set)
-        crop = RandomCrop(seed=5)
-        options = {"size": (8, 6), "crop": crop, "threads": shape.threads, "make_feed": make_feed}
-        return EncodedReader(data_set, "train", **options), ORDERS[order](data_set)  # type: ignore[arg-type]
-
-    assert_resumes_exactly(open_rank)
+    assert_resumes_exactly(lambda shape: (open_reader(data_set, shape, make_feed=make_feed), ORDERS[order](data_set)))
 
 
 @pytest.mark.parametrize("order", WINDOW_IS_SLOW)
@@ -115,6 +114,28 @@ def test_mixtures_of_packed_sets(synthetic: DataSet, other_synthetic: DataSet, o
     sizes = [data_set.split("train").num_samples for data_set in sets]
     mixture = MixtureOrder(orders=orders, num_samples=sizes, weights=[2, 3], batch_size=BATCH_SIZE)
     assert_resumes_exactly(lambda _: (ConcatReader([PackedReader(data_set, "train") for data_set in sets]), mixture))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("kind", ["packed", "encoded"])
+def test_remote_shards_through_the_cache(
+    small_shards: DataSet, pictures: DataSet, tmp_path: Path, kind: str, order: str
+) -> None:
+    """Windows of a cache that cannot hold all of the shards; ranks and runs share it."""
+    local = small_shards if kind == "packed" else pictures
+    all_bytes = sum(shard.size_bytes + shard.index_bytes for shard in local.split("train").shards)
+    max_bytes = 20 * all_bytes if order == "full" else all_bytes * 4 // 5
+    with served(local.root) as url:
+        opened = open_data_set(url, cache=CacheOptions(dir=str(tmp_path / "cache"), max_bytes=max_bytes))
+
+        def open_rank(shape: Shape) -> tuple[Reader, Order]:
+            (make_feed,) = make_feeds([(opened, "train")], ranks=shape.world_size)
+            return open_reader(opened.data_set, shape, make_feed=make_feed), ORDERS[order](opened.data_set)
+
+        # Six ranks' windows would not go into the smaller cache at once.
+        shapes = SHAPES if order == "full" else [shape for shape in SHAPES if shape.world_size <= 2]
+        assert_resumes_exactly(open_rank, shapes=shapes)
 
 
 # Going on costs nothing: a billion samples, of which none is stored.

@@ -18,7 +18,7 @@ from pipeline.data.crop import CentreCrop
 from pipeline.data.encoded import EncodedReader
 from pipeline.data.loader import BatchLoader
 from pipeline.data.order import FullOrder, Order, SequentialOrder
-from pipeline.data.remote_set import open_data_set
+from pipeline.data.remote_set import make_feeds, open_data_set
 from pipeline.data.shard_cache import CacheOptions
 from pipeline.data.stream import StreamReader, stream_facts
 from pipeline.data.window import WindowOrder
@@ -160,7 +160,7 @@ def test_adopted_on_a_web_server_every_sample_is_what_webdataset_reads(
         opened = open_data_set(location, cache=CacheOptions(dir=str(tmp_path / "cache"), max_bytes=10_000_000))
         assert opened.is_remote
         for order in orders(opened.data_set).values():
-            make_feed = opened.make_feeds(["train"], ranks=1)["train"]
+            (make_feed,) = make_feeds([(opened, "train")], ranks=1)
             reader = EncodedReader(
                 opened.data_set, "train", size=SIZE, crop=CentreCrop(frac=1.0), threads=2, make_feed=make_feed
             )

@@ -28,6 +28,7 @@ from webdataset.tariterators import group_by_keys, tar_file_expander, tar_file_i
 
 from loopback import QuietHandler, free_port, listening
 from pipeline.data import stream_shard
+from pipeline.data.counting import counters_of
 from pipeline.data.crop import RandomCrop
 from pipeline.data.loader import BatchLoader
 from pipeline.data.order import SequentialOrder
@@ -432,6 +433,16 @@ def test_random_crops_follow_from_the_number_in_the_stream_whatever_the_threads(
 
     assert torch.equal(images(1), images(4))
     assert not torch.equal(images(1), images(1, seed=2))
+
+
+def test_bytes_and_decoding_are_counted(shards: list[str]) -> None:
+    loader = open_loader(shards, num_samples=NUM, batch_size=NUM)
+    list(loader)
+    counters = counters_of(loader.reader)
+    loader.close()
+    loader.reader.close()
+    assert counters["read_bytes"] >= sum(len(png(pixels_of(number))) for number in range(NUM))
+    assert counters["decode_s"] > 0
 
 
 # Names, samples, the buffer.
