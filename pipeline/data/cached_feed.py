@@ -131,10 +131,8 @@ class CachedFeed:
             self._resting_until_s = 0.0
             self._changed.notify_all()
 
-    def counters(self) -> dict[str, float]:
-        cache = self.cache
-        counts = {"cache_hits": cache.num_hits, "cache_misses": cache.num_downloads}
-        return {**counts, "downloaded_bytes": cache.bytes_downloaded}
+    def counting_parts(self) -> tuple[object, ...]:
+        return (self.cache,)
 
     def close(self) -> None:
         """Unmap and let go of everything; what is in the cache stays there."""

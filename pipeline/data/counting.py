@@ -2,8 +2,9 @@
 
     counters_of(reader)         # {"cache_hits": 52.0, "cache_misses": 3.0, "downloaded_bytes": 3e8}, or {}
 
-A reader need not count. One that does gives sums since it was opened, of its own rank, under the same names every
-time, its feed's among them. Known names (pipeline/track/starvation.py makes metrics of them):
+Whoever counts gives sums since it was opened, of its own rank, under the same names every time. A reader names its
+parts that may count: its feed, its decoder; a cache that several feeds share is counted once. Known names
+(pipeline/track/starvation.py makes metrics of them):
 
 - read_bytes: bytes of records that were read, where that is not what the batches hold
 - decode_s: seconds that threads spent decoding, summed over them
@@ -13,22 +14,38 @@ time, its feed's among them. Known names (pipeline/track/starvation.py makes met
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, Protocol, runtime_checkable
 
 
 @runtime_checkable
 class Counting(Protocol):
-    """A reader or feed that counts."""
+    """Something that counts."""
 
     def counters(self) -> dict[str, float]:
         """Return the sums so far; may be called at any time, from any thread."""
 
 
-def counters_of(*parts: Any) -> dict[str, float]:
-    """Return the sums over these readers or feeds, sorted by name; nothing of those that do not count."""
+@runtime_checkable
+class Composed(Protocol):
+    """Something whose parts may count."""
+
+    def counting_parts(self) -> tuple[Any, ...]:
+        """Return the parts, themselves counting, composed, or neither."""
+
+
+def counters_of(reader: Any) -> dict[str, float]:
+    """Return the sums over all that counts in a reader, sorted by name; empty where nothing does."""
     sums: dict[str, float] = {}
-    for part in parts:
-        if isinstance(part, Counting):
-            for name, value in part.counters().items():
-                sums[name] = sums.get(name, 0.0) + value
+    for part in {id(part): part for part in _counting(reader)}.values():
+        for name, value in part.counters().items():
+            sums[name] = sums.get(name, 0.0) + value
     return dict(sorted(sums.items()))
+
+
+def _counting(part: Any) -> Iterator[Counting]:
+    if isinstance(part, Counting):
+        yield part
+    if isinstance(part, Composed):
+        for inner in part.counting_parts():
+            yield from _counting(inner)

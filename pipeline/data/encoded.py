@@ -26,7 +26,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from pipeline.data.counting import counters_of
 from pipeline.data.crop import Crop
 from pipeline.data.decode import BROKEN, CHANNELS, MAX_PIXELS, Decoder, make_jobs
 from pipeline.data.order import Slots
@@ -152,8 +151,8 @@ class EncodedReader:
     def finish(self, step: int) -> None:
         self._feed.finish(step)
 
-    def counters(self) -> dict[str, float]:
-        return counters_of(self._feed, self.decoder)
+    def counting_parts(self) -> tuple[object, ...]:
+        return (self._feed, self.decoder)
 
     def close(self) -> None:
         """Unmap the shards; the reader must not be used afterwards."""

@@ -116,6 +116,11 @@ class ShardCache:
                 time.sleep(_ROOM_POLL_S)
         raise StoppedError
 
+    def counters(self) -> dict[str, float]:
+        with self._counting:
+            counts = {"cache_hits": self.num_hits, "cache_misses": self.num_downloads}
+            return {**counts, "downloaded_bytes": self.bytes_downloaded}
+
     def close(self) -> None:
         """End the threads, once their requests are answered."""
         if self._pieces is not None:

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.data.counting import counters_of
 from pipeline.data.loader import BatchLoader
 from pipeline.data.order import FullOrder, Slots
 from pipeline.data.packed import PackedReader
@@ -68,38 +67,33 @@ def test_counts_become_rates_and_shares_with_their_units() -> None:
     assert counter_rates({}, passed_s=0.0, num_threads=1) == {}
 
 
-class CountingReader(PackedReader):
-    """Counts as a reader of remote JPEGs would; sleeps where it is told to."""
+class Counts:
+    """What packed readers do while a test runs: those of training count, as if of remote JPEGs; slow where told to."""
 
     sleep_s = 0.0
     images = 0
 
-    def fill(self, slots: Slots, *, epoch: int, out: torch.Tensor) -> Int64Array:
-        time.sleep(self.sleep_s)
-        labels = super().fill(slots, epoch=epoch, out=out)
-        self.images += len(slots)
-        return labels
-
-    def counters(self) -> dict[str, float]:
-        return {"read_bytes": 1000.0 * self.images, "cache_hits": 3.0 * self.images, "cache_misses": self.images}
-
 
 @pytest.fixture
-def counting(monkeypatch: pytest.MonkeyPatch) -> type[CountingReader]:
-    monkeypatch.setattr("pipeline.build.PackedReader", CountingReader)
-    monkeypatch.setattr(CountingReader, "sleep_s", 0.0)
-    return CountingReader
+def counts(monkeypatch: pytest.MonkeyPatch) -> Counts:
+    counts = Counts()
+    fill = PackedReader.fill
 
+    def counting_fill(reader: PackedReader, slots: Slots, *, epoch: int, out: torch.Tensor) -> Int64Array:
+        time.sleep(counts.sleep_s)
+        counts.images += len(slots) if reader.split.name == "train" else 0
+        return fill(reader, slots, epoch=epoch, out=out)
 
-def test_only_what_counts_is_asked(synthetic: DataSet) -> None:
-    assert counters_of(object()) == {}
-    reader = CountingReader(synthetic, "train")
-    assert list(counters_of(reader)) == ["cache_hits", "cache_misses", "read_bytes"]
-    reader.close()
+    def counters(_: PackedReader) -> dict[str, float]:
+        return {"read_bytes": 1000.0 * counts.images, "cache_hits": 3.0 * counts.images, "cache_misses": counts.images}
+
+    monkeypatch.setattr(PackedReader, "fill", counting_fill)
+    monkeypatch.setattr(PackedReader, "counters", counters, raising=False)
+    return counts
 
 
 def test_what_a_reader_counts_is_logged_and_nothing_of_it_lost(
-    synthetic: DataSet, tmp_path: Path, counting: type[CountingReader]
+    synthetic: DataSet, tmp_path: Path, counts: Counts
 ) -> None:
     train_here(synthetic.root, tmp_path / "run", "trainer.max_epochs=2", "trainer.log_every_steps=3")
     rows = [row for row in metric_rows(tmp_path / "run") if "train/loss" in row]
@@ -152,9 +146,9 @@ def test_measuring_changes_nothing_of_the_run(
 
 
 def test_a_run_that_starves_says_so_without_waiting_for_its_loader_again(
-    synthetic: DataSet, tmp_path: Path, counting: type[CountingReader], monkeypatch: pytest.MonkeyPatch
+    synthetic: DataSet, tmp_path: Path, counts: Counts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(counting, "sleep_s", 0.2)
+    counts.sleep_s = 0.2
     monkeypatch.setattr(recorder, "LEAST_TRAINED_S", 0.0)
     summary = train_here(synthetic.root, tmp_path / "run", "trainer.max_epochs=1", "data.prefetch=1")
     assert summary["bounded_by"].startswith("data, ")
