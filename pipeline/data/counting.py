@@ -9,7 +9,7 @@ parts that may count: its feed, its decoder; a cache that several feeds share is
 - read_bytes: bytes of records that were read, where that is not what the batches hold
 - decode_s: seconds that threads spent decoding, summed over them
 - cache_hits, cache_misses: shards that were there when they were wanted, and that had to be fetched
-- downloaded_bytes: bytes that came over the network
+- disk_bytes, downloaded_bytes: bytes that came from the disk ahead of their use, and over the network
 """
 
 from __future__ import annotations

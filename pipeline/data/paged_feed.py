@@ -181,6 +181,9 @@ class PagedFeed:
             self._finished_step = step
             self._changed.notify_all()
 
+    def counters(self) -> dict[str, float]:
+        return {"disk_bytes": float(self.bytes_read)}
+
     def close(self) -> None:
         """Drop everything and end the threads."""
         with self._changed:
