@@ -52,7 +52,8 @@ from pipeline.shards.errors import UserError, run_entry_point
 from pipeline.shards.manifest import DataSet, Split, read_data_set
 
 RESOLUTION = 64
-SHARD_BYTES = 64 << 20
+# Order=window mixes whole shards, so 36 of them, and an eighth, are in memory at a time.
+SHARD_BYTES = 8 << 20
 LANES, WINDOW_CHUNKS = 8, 4
 SAMPLE_S = 0.05
 CANDIDATES = ("sequential", "window", "window, kernel", "full", "full, kernel", "training", "training, in memory")
@@ -82,15 +83,14 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--limit-mb", type=int, default=1024, help="memory of each process's control group, MiB")
     parser.add_argument("--disk-mb-per-s", type=int, help="hold the disk to this rate, MB/s")
     parser.add_argument("--batch-size", type=int, default=256)
-    parser.add_argument("--chunk-samples", type=int, default=512, help="of order=window")
     parser.add_argument("--repeats", type=int, default=3, help="turns")
     parser.add_argument("--max-s", type=float, default=30, help="seconds after which a candidate is cut")
-    parser.add_argument("--only", help=f"some of: {','.join(CANDIDATES[:2])}, ...; separated by ;")
+    parser.add_argument("--only", help=f"some of: {'; '.join(CANDIDATES)}")
     parser.add_argument("--cache", type=Path, default=Path("data"), help="folder for the data set")
     parser.add_argument("--child", choices=CANDIDATES, help=argparse.SUPPRESS)
     parser.add_argument("--group", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args(argv)
-    root = options.cache / f"larger-{RESOLUTION}-{options.samples}"
+    root = options.cache / f"bench-{RESOLUTION}-{options.samples}-small"
     if options.child:
         print(json.dumps(dataclasses.asdict(run_child(options, read_data_set(root)))))
         return 0
@@ -191,7 +191,7 @@ def run_loader(options: argparse.Namespace, data_set: DataSet, outcome: Outcome)
         shard_counts = shard_counts[: max(1, len(shard_counts) // 10)]
         for shard in split.shards[: len(shard_counts)]:
             shard.path.read_bytes()
-    window = {"lanes": LANES, "window_chunks": WINDOW_CHUNKS, "chunk_samples": options.chunk_samples}
+    window = {"lanes": LANES, "window_chunks": WINDOW_CHUNKS}
     order: Order
     if is_full:
         order = FullOrder(num_samples=reader.num_samples, batch_size=options.batch_size, seed=0)
@@ -272,9 +272,7 @@ def report(
     assert layout is not None
     print_conditions(" ".join(["python -m benchmarks.larger_than_memory", *argv]))
     size_bytes = sum(shard.size_bytes for shard in split.shards)
-    needed = window_bytes(
-        lanes=LANES, window_chunks=WINDOW_CHUNKS, chunk_bytes=options.chunk_samples * layout.record_bytes
-    )
+    needed = window_bytes(lanes=LANES, window_chunks=WINDOW_CHUNKS, chunk_bytes=split.shards[0].size_bytes)
     budgets = {outcome.budget_bytes >> 20 for each in outcomes.values() for outcome in each} - {0}
     print(
         f"{split.num_samples:,} images, {size_bytes / 1e9:.1f} GB, {size_bytes / (options.limit_mb << 20):.1f} times"
