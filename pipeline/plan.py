@@ -21,6 +21,7 @@ from pipeline.build_data import build_order, plan_batch
 from pipeline.compose import compose, help_text
 from pipeline.config import TrainConfig
 from pipeline.data.host_load import host_load
+from pipeline.data.mixture import MixtureOrder
 from pipeline.data.order import Int64Array, Order
 from pipeline.data.remote_set import open_data_set
 from pipeline.data.shard_cache import CacheOptions
@@ -150,12 +151,15 @@ def reading_section(planned: Planned) -> Section:
         if order.chunk_samples is not None:
             shards = f"{most_read.read_shards:,} of {len(planned.shard_counts):,} shards, in chunks"
             cache += "; whole shards, from afar, want order.chunk_samples=null"
+    if isinstance(order, MixtureOrder):
+        shards = f"{most_read.read_shards:,} of {len(planned.shard_counts):,} shards, each set as often as it is used"
+        held = cache = "the sum over the sets"
     rows = [
         Row(name="read per host and epoch", value=bytes_text(most_read.read_bytes), note=shards),
         Row(name="working set per host", value=bytes_text(most_held.open_bytes), note=held),
         Row(name="smallest sensible cache", value=bytes_text(most_held.cache_bytes), note=cache),
     ]
-    if isinstance(order, WindowOrder) and order.lanes % hosts:
+    if isinstance(order, WindowOrder | MixtureOrder) and most_held.lanes and order.lanes % hosts:
         rows.append(Row(name="lanes read by two hosts", value="yes", note=_lanes_advice(order.lanes, hosts)))
     return Section(title=f"reading, the busiest of {hosts} hosts" if hosts > 1 else "reading", rows=tuple(rows))
 

@@ -6,16 +6,19 @@
     load.open_bytes         # 2_684_354_560: 20 of them, where one window ends and the next begins
     load.cache_bytes        # 3_221_225_472: and the next window of one lane
 
-Pure. A window order is followed window by window; any other is taken to read everything at any time.
+Pure. A window order is followed window by window, a mixture set by set; any other order is taken to read everything at
+any time.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
+from pipeline.data.mixture import MixtureOrder
 from pipeline.data.order import Int64Array, Order
 from pipeline.data.window import WindowOrder
 
@@ -25,8 +28,9 @@ class HostLoad:
     """An epoch of one host.
 
     Attributes:
-        read_bytes: of the distinct shards that it reads, in full; of their chunks, where shards are cut.
-        read_shards: how many these are.
+        read_bytes: of the distinct shards that it reads, in full; of their chunks, where shards are cut. In a mixture a
+            set that is gone through twice is read twice, and one that is gone through by half is read by half.
+        read_shards: how many these are; in a mixture, if all sets were gone through.
         open_bytes: the most of them, or of their chunks, that the windows open at one time hold.
         open_chunks: how many chunks that is.
         cache_bytes: what a cache must hold so that nothing is fetched twice and the next window is there in time.
@@ -56,6 +60,8 @@ def host_load(
         shard_bytes, shard_counts: length and samples of each shard.
     """
     sizes, counts = np.asarray(shard_bytes, dtype=np.int64), np.asarray(shard_counts, dtype=np.int64)
+    if isinstance(order, MixtureOrder):
+        return _mixture_load(order, sizes, counts, host=host, hosts=hosts, epoch=epoch)
     if not isinstance(order, WindowOrder):
         total = int(sizes.sum())
         return HostLoad(
@@ -102,4 +108,25 @@ def host_load(
         open_chunks=open_chunks,
         cache_bytes=min(open_bytes + widest_bytes, read_bytes),
         lanes=len(lanes),
+    )
+
+
+def _mixture_load(
+    order: MixtureOrder, sizes: Int64Array, counts: Int64Array, *, host: int, hosts: int, epoch: int
+) -> HostLoad:
+    """Return the sum over the sets, each of which is open all the time."""
+    bounds = np.searchsorted(np.cumsum(counts), order.bases[1:]) + 1
+    parts = [slice(first, end) for first, end in pairwise([0, *bounds.tolist()])]
+    loads = [
+        host_load(member, shard_bytes=sizes[part], shard_counts=counts[part], host=host, hosts=hosts)
+        for member, part in zip(order.orders, parts, strict=True)
+    ]
+    passes = order.passes(epoch=epoch)
+    return HostLoad(
+        read_bytes=round(sum(load.read_bytes * times for load, times in zip(loads, passes, strict=True))),
+        read_shards=sum(load.read_shards for load in loads),
+        open_bytes=sum(load.open_bytes for load in loads),
+        open_chunks=sum(load.open_chunks for load in loads),
+        cache_bytes=sum(load.cache_bytes for load in loads),
+        lanes=loads[0].lanes,
     )

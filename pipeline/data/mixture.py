@@ -62,8 +62,9 @@ class MixtureOrder:
         if batch_size < 1 or batch_size % self.lanes:
             raise UserError(f"order.lanes={self.lanes} does not divide batch.size={batch_size}")
         self.batch_size = batch_size
-        self._orders = tuple(orders)
-        self._bases = np.cumsum([0, *num_samples[:-1]]).astype(np.int64)
+        self.orders = tuple(orders)
+        # The first sample id of each set, and the number of samples at the end.
+        self.bases = np.cumsum([0, *num_samples]).astype(np.int64)
         self.num_samples = sum(num_samples)
         self._sets, self._counts, self._weights = _turns(weights)
 
@@ -92,14 +93,25 @@ class MixtureOrder:
         turns += (steps + epoch * self.steps_per_epoch) * turns_per_step
         sets, turns_of_set = self.turns_at(turns)
         sample_ids = np.empty_like(positions)
-        for number, order in enumerate(self._orders):
+        for number, order in enumerate(self.orders):
             of_set = np.flatnonzero(sets == number)
             epochs, rows = np.divmod(turns_of_set[of_set], order.steps_per_epoch)
             for member_epoch in np.unique(epochs).tolist():
                 here = epochs == member_epoch
                 found = order.slots_at(epoch=member_epoch, positions=rows[here] * self.lanes + lanes[of_set[here]])
-                sample_ids[of_set[here]] = found.sample_ids + self._bases[number]
+                sample_ids[of_set[here]] = found.sample_ids + self.bases[number]
         return Slots(sample_ids=sample_ids, positions=positions, weights=np.ones(len(positions), dtype=np.float32))
+
+    def passes(self, *, epoch: int) -> list[float]:
+        """Return how many times each set is gone through in an epoch of the mixture."""
+        turns = self.steps_per_epoch * self.batch_size // self.lanes
+        had = self._turns_before((epoch + 1) * turns) - self._turns_before(epoch * turns)
+        return [int(count) / order.steps_per_epoch for count, order in zip(had, self.orders, strict=True)]
+
+    def _turns_before(self, turn: int) -> Int64Array:
+        """Return how many turns each set has had before turn `turn` of the run."""
+        rounds, place = divmod(turn, len(self._sets))
+        return rounds * self._weights + np.bincount(self._sets[:place], minlength=len(self.orders))
 
     def turns_at(self, turns: Int64Array) -> tuple[Int64Array, Int64Array]:
         """Return the set whose turn each is, and how many turns that set has had before."""

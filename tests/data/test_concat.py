@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from pipeline.data.concat import ConcatReader
+from pipeline.data.counting import counters_of
 from pipeline.data.loader import BatchLoader
 from pipeline.data.mixture import MixtureOrder, member_seed
 from pipeline.data.order import FullOrder, Slots, slots_of
@@ -42,6 +43,9 @@ class Watched:
 
     def finish(self, step: int) -> None:
         self.finished.append(step)
+
+    def counters(self) -> dict[str, float]:
+        return {"read_bytes": float(self.num_samples)}
 
     def close(self) -> None:
         self.finished.append(-1)
@@ -93,12 +97,13 @@ def test_a_mixture_comes_out_of_the_loader_whole_for_any_number_of_ranks(
             assert batch.labels_B.tolist() == labels.tolist()
 
 
-def test_labels_of_different_widths_are_padded(members: list[PackedReader]) -> None:
+def test_labels_of_different_widths_are_padded_and_counts_added(members: list[PackedReader]) -> None:
     reader = ConcatReader([Watched(member) for member in members])
     out = torch.empty((3, *reader.image_shape), dtype=torch.uint8)
     slots = Slots(sample_ids=np.array([14, 3, 24]), positions=np.array([7, 8, 9]), weights=np.ones(3, np.float32))
     assert reader.fill(slots, epoch=6, out=out).tolist() == [[2, -1], [3, 8], [8, -1]]
     assert (out == 6).all()
+    assert counters_of(reader) == {"read_bytes": 25.0}
 
 
 def test_each_member_is_told_of_its_own_uses_however_far_another_looks(members: list[PackedReader]) -> None:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from pipeline.data.host_load import HostLoad, host_load
+from pipeline.data.mixture import MixtureOrder
 from pipeline.data.order import FullOrder, rank_slots
 from pipeline.data.window import WindowOrder
 
@@ -67,3 +68,25 @@ def test_a_full_shuffle_needs_everything_all_the_time() -> None:
     load = load_of(FullOrder(num_samples=sum(COUNTS), batch_size=24, seed=1), host=1, hosts=2)
     assert load.read_bytes == load.open_bytes == load.cache_bytes == sum(SIZES)
     assert load.lanes is None
+
+
+def test_a_mixtures_sets_add_up_by_how_often_each_is_gone_through() -> None:
+    counts = [COUNTS[:20], COUNTS[20:60]]
+    orders = [WindowOrder(shard_counts=part, batch_size=4, seed=k, lanes=4) for k, part in enumerate(counts)]
+    num_samples = [sum(part) for part in counts]
+    mixture = MixtureOrder(orders=orders, num_samples=num_samples, weights=[3, 1], batch_size=24)
+    ids = np.concatenate(
+        [mixture.global_batch(epoch=0, step=step).sample_ids for step in range(mixture.steps_per_epoch)]
+    )
+    expected = [np.count_nonzero((ids >= num_samples[0]) == k) / num_samples[k] for k in range(2)]
+    assert mixture.passes(epoch=0) == pytest.approx(expected, rel=0.01)
+    parts = [
+        host_load(orders[0], shard_bytes=SIZES[:20], shard_counts=counts[0], host=1, hosts=2),
+        host_load(orders[1], shard_bytes=SIZES[20:], shard_counts=counts[1], host=1, hosts=2),
+    ]
+    load = host_load(mixture, shard_bytes=SIZES, shard_counts=COUNTS, host=1, hosts=2)
+    assert load.open_bytes == sum(part.open_bytes for part in parts)
+    assert load.cache_bytes == sum(part.cache_bytes for part in parts)
+    by_share = sum(part.read_bytes * times for part, times in zip(parts, expected, strict=True))
+    assert load.read_bytes == pytest.approx(by_share, rel=0.01)
+    assert load.lanes == 2
