@@ -30,7 +30,7 @@ from benchmarks.measure import REPOSITORY, print_conditions, print_table, rate_t
 from pipeline.build import build_module, plan_steps
 from pipeline.compose import compose
 from pipeline.config import TRAIN_SCHEMAS, TrainConfig
-from pipeline.data.augment import augmentation_bits, normalise, random_flip_crop
+from pipeline.data.augment import augment_normalise, augmentation_bits
 from pipeline.data.order import FullOrder
 from pipeline.data.packed import PackedReader
 from pipeline.shards.errors import run_entry_point
@@ -122,8 +122,10 @@ def bare_loop(data_set: DataSet, overrides: list[str], *, steps: int) -> float:
         if step == BARE_WARMUP_STEPS:
             started_s = time.perf_counter()
         bits_B = augmentation_bits(positions_B, seed=config.seed, epoch=step)
-        augmented_BHWC = random_flip_crop(images_BHWC, bits_B, flip=flip, crop_padding=crop_padding)
-        logits_BK = model(normalise(augmented_BHWC, module.mean, module.std))
+        pixels_BD = augment_normalise(
+            images_BHWC, bits_B, flip=flip, crop_padding=crop_padding, mean_C=module.mean, std_C=module.std
+        )
+        logits_BK = model(pixels_BD)
         loss = module.objective(logits_BK, labels_B).mean()
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]

@@ -10,12 +10,7 @@ from __future__ import annotations
 import functools
 import logging
 import math
-import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from types import MappingProxyType
-from typing import Any, assert_never
+from typing import assert_never
 
 import pytorch_lightning as pl
 import torch
@@ -23,45 +18,31 @@ from pytorch_lightning.strategies import DDPStrategy, SingleDeviceStrategy, Stra
 from torch import nn
 
 from pipeline.config import (
-    FULL_BATCH,
     AdamWConfig,
     AugmentConfig,
     BottleneckMlpConfig,
-    Check,
     ConstantConfig,
     CosineConfig,
     CrossEntropyConfig,
-    DataConfig,
     Duration,
-    FullOrderConfig,
     LogisticRegressionConfig,
     MeanSquaredErrorConfig,
     MlpConfig,
     ModelConfig,
     ObjectiveConfig,
     OptimizerConfig,
-    OrderConfig,
     Precision,
     ResizedCropConfig,
     ScheduleConfig,
     SgdConfig,
     TrainConfig,
     Unit,
-    WindowOrderConfig,
 )
-from pipeline.data.crop import CentreCrop, Crop, RandomCrop
-from pipeline.data.encoded import EncodedReader
-from pipeline.data.loader import BatchLoader
-from pipeline.data.order import FullOrder, SequentialOrder
-from pipeline.data.packed import PackedReader
-from pipeline.data.reader import Reader
+from pipeline.data.order import FullOrder
 from pipeline.data.window import WindowOrder
 from pipeline.model.mlp import bottleneck_mlp, mlp
-from pipeline.shards.check import find_damage
-from pipeline.shards.errors import DamageError, UserError
 from pipeline.shards.keyed import make_key
-from pipeline.shards.manifest import DataSet, read_data_set
-from pipeline.shards.task import Task
+from pipeline.shards.manifest import DataSet
 from pipeline.training.checkpoint import AtomicCheckpointIO
 from pipeline.training.module import Augmentation, ClassifierModule, StepPlan
 from pipeline.training.objective import Objective, cross_entropy, mean_squared_error
@@ -78,137 +59,6 @@ UNMEASURED_MEAN = UNMEASURED_STD = 127.5
 ENCODED_RESOLUTION = 64
 
 TrainingOrder = FullOrder | WindowOrder
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BatchPlan:
-    """Slots of a global batch and of a micro-batch on one rank."""
-
-    slots: int
-    micro_slots_per_rank: int
-    micro_batches: int
-
-
-def open_splits(
-    config: DataConfig, splits: list[str], world: World, *, crops: Mapping[str, Crop] = MappingProxyType({})
-) -> tuple[DataSet, list[Reader]]:
-    """Open splits of the data set, after checking as much of them as `data.check` asks; ranks share the work.
-
-    Args:
-        crops: what is seen of a split's images, by its name, where these are encoded; of the others their centre.
-
-    Raises:
-        UserError: there is no such data set or split, or training cannot take it.
-        DamageError: a file is not what the manifest says.
-    """
-    data_set = world.agree(lambda: read_data_set(Path(config.path)))
-    if data_set.task is not Task.classification:
-        raise UserError(f"{data_set.root}: holds several labels an image; training takes data sets of one label yet")
-    readers: list[Reader] = []
-    world.agree_all(
-        lambda: readers.extend(
-            open_reader(data_set, split, config, crop=crops.get(split, CentreCrop(frac=1.0)), world=world)
-            for split in splits
-        )
-    )
-    shards = [shard for reader in readers for shard in reader.split.shards]
-    size_bytes = sum(shard.size_bytes for shard in shards)
-    if config.check is Check.full or (config.check is Check.auto and size_bytes <= AUTO_CHECK_BYTES):
-        world.agree_all(lambda: _check_checksums(data_set, shards[world.rank :: world.size]))
-    elif world.rank == 0:
-        log.info(
-            "data: %.1f GB, lengths checked, checksums not (data.check=full, or python -m data_prep.verify path=%s)",
-            size_bytes / 1e9,
-            config.path,
-        )
-    return data_set, readers
-
-
-def open_reader(data_set: DataSet, split: str, config: DataConfig, *, crop: Crop, world: World) -> Reader:
-    """Return the reader of a split's layout."""
-    if data_set.packed is not None:
-        if isinstance(crop, RandomCrop):
-            raise UserError(
-                f"{data_set.root}: holds packed images, which augment=resized_crop does not crop: use augment=flip_crop"
-            )
-        if config.resolution is not None:
-            raise UserError(
-                f"data.resolution={config.resolution}: {data_set.root} holds packed images of"
-                f" {data_set.packed.height}x{data_set.packed.width}; leave the option out, or prepare the data anew"
-                f" with layout.resolution={config.resolution}"
-            )
-        return PackedReader(data_set, split)
-    side = config.resolution or ENCODED_RESOLUTION
-    threads = config.decode_threads or max(1, num_processors() // world.local_size)
-    return EncodedReader(data_set, split, size=(side, side), crop=crop, threads=threads, verify=config.verify_records)
-
-
-def num_processors() -> int:
-    """Return how many processors this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def build_crop(config: AugmentConfig, *, seed: int) -> Crop:
-    """Return what training sees of encoded images."""
-    if isinstance(config, ResizedCropConfig):
-        return RandomCrop(
-            seed=seed,
-            scale=(config.least_area_frac, config.most_area_frac),
-            ratio=(config.least_aspect, config.most_aspect),
-            flip=config.flip,
-        )
-    return CentreCrop(frac=1.0)
-
-
-def _check_checksums(data_set: DataSet, shards: list[Any]) -> None:
-    for shard in shards:
-        for fault in find_damage(data_set, shard):
-            raise DamageError(f"{fault}; see all of it with python -m data_prep.verify path={data_set.root}")
-
-
-def plan_batch(config: TrainConfig, *, num_samples: int, world_size: int) -> BatchPlan:
-    """Return how a global batch is cut.
-
-    Raises:
-        UserError: a batch that ranks do not divide, or larger than the split.
-    """
-    if config.batch.size == FULL_BATCH:
-        # Padded by weight-0 slots to a multiple of the ranks: the update is the whole set's gradient.
-        size = -(-num_samples // world_size) * world_size
-    else:
-        size = int(config.batch.size)
-        if size > num_samples:
-            raise UserError(f"batch.size={size} is over the {num_samples:,} samples of the split; try batch.size=full")
-        if size % world_size:
-            nearest = max(1, round(size / world_size)) * world_size
-            raise UserError(
-                f"batch.size={size} does not divide by {world_size} ranks: try batch.size={nearest},"
-                " or another number of ranks (NPROC=...)"
-            )
-    micro_size = min(config.batch.micro_size or size, size)
-    if micro_size % world_size:
-        raise UserError(f"batch.micro_size={micro_size} does not divide by {world_size} ranks")
-    micro_slots = micro_size // world_size
-    return BatchPlan(
-        slots=size, micro_slots_per_rank=micro_slots, micro_batches=-(-(size // world_size) // micro_slots)
-    )
-
-
-def build_order(config: OrderConfig, *, shard_counts: Sequence[int], slots: int, seed: int) -> TrainingOrder:
-    """Return training's order over shards of so many samples each."""
-    match config:
-        case FullOrderConfig():
-            return FullOrder(num_samples=sum(shard_counts), batch_size=slots, seed=seed)
-        case WindowOrderConfig():
-            return WindowOrder(
-                shard_counts=shard_counts,
-                batch_size=slots,
-                seed=seed,
-                lanes=config.lanes,
-                window_chunks=config.window_chunks,
-                chunk_samples=config.chunk_samples,
-            )
-    raise TypeError(f"no order for {type(config).__name__}")
 
 
 def plan_steps(config: TrainConfig, *, steps_per_epoch: int, micro_batches: int) -> StepPlan:
@@ -335,12 +185,6 @@ def build_module(
         std=std,
         seed=config.seed,
     )
-
-
-def build_eval_loader(reader: Reader, *, slots_per_rank: int, prefetch: int, world: World) -> BatchLoader:
-    """Return a loader of every sample once; the shape of a forward pass does not depend on the number of ranks."""
-    order = SequentialOrder(num_samples=reader.num_samples, batch_size=slots_per_rank * world.size)
-    return BatchLoader(reader, order, rank=world.rank, world_size=world.size, prefetch=prefetch, pin=world.cuda)
 
 
 def build_trainer(

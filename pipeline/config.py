@@ -36,7 +36,7 @@ class Check(Enum):
 
 @dataclass(slots=True, kw_only=True)
 class DataConfig:
-    path: str = field(default="data/default", metadata={"help": "folder of the data set"})
+    path: str = field(default="data/default", metadata={"help": "folder or URL of the data set"})
     train_split: str = field(default="train", metadata={"help": "split to train on"})
     val_split: str = field(default="val", metadata={"help": "split to evaluate on"})
     check: Check = field(
@@ -49,15 +49,32 @@ class DataConfig:
     decode_threads: int | None = field(
         default=None, metadata={"help": "threads of a rank that decode encoded images; null: its share of the cores"}
     )
+    memory_bytes: int | None = field(
+        default=None,
+        metadata={"help": "bytes of local shards in memory, each rank; null: all, or half of it where they do not fit"},
+    )
     verify_records: bool = field(
         default=False, metadata={"help": "check the CRC-32 of each encoded record when it is first read"}
     )
 
     def __post_init__(self) -> None:
         _require(self.prefetch >= 1, f"data.prefetch={self.prefetch}: at least 1 wanted")
-        for name in ("resolution", "decode_threads"):
+        for name in ("resolution", "decode_threads", "memory_bytes"):
             value = getattr(self, name)
             _require(value is None or value >= 1, f"data.{name}={value}: at least 1, or null, wanted")
+
+
+@dataclass(slots=True, kw_only=True)
+class CacheConfig:
+    dir: str = field(default="~/.cache/tarmac", metadata={"help": "folder of this machine for shards from a URL"})
+    max_bytes: int = field(default=100_000_000_000, metadata={"help": "what all files in it may have together"})
+    patience_s: float = field(
+        default=600.0, metadata={"help": "how long a server may fail, or the cache be full, before that is an error"}
+    )
+
+    def __post_init__(self) -> None:
+        _require(self.max_bytes >= 1, f"cache.max_bytes={self.max_bytes}: at least 1 wanted")
+        _require(self.patience_s >= 0, f"cache.patience_s={self.patience_s}: at least 0 wanted")
 
 
 @dataclass(slots=True, kw_only=True)
@@ -349,6 +366,7 @@ class TrainConfig:
     seed: int = field(default=0, metadata={"help": "decides weights, order, augmentation and dropout"})
     log_sample_ids: bool = field(default=False, metadata={"help": "write sample_ids.rank<R>.jsonl into the run folder"})
     data: DataConfig = field(default_factory=DataConfig)
+    cache: CacheConfig = field(default_factory=CacheConfig)
     batch: BatchConfig = field(default_factory=BatchConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
@@ -374,11 +392,12 @@ class EvaluateConfig:
     device: Device = field(default=Device.auto, metadata={"help": "auto: a GPU for each rank where there are any"})
     slots_per_rank: int = field(default=1000, metadata={"help": "samples in one forward pass of a rank"})
     data: EvaluateDataConfig = field(default_factory=lambda: EvaluateDataConfig())
+    cache: CacheConfig = field(default_factory=CacheConfig)
 
 
 @dataclass(slots=True, kw_only=True)
 class EvaluateDataConfig:
-    path: str | None = field(default=None, metadata={"help": "folder of the data set; null: the run's own"})
+    path: str | None = field(default=None, metadata={"help": "folder or URL of the data set; null: the run's own"})
     check: Check = field(default=Check.auto, metadata={"help": "full, sizes or auto, as in training"})
 
 

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import torch
 
-from pipeline.build import build_eval_loader, build_module, open_splits, plan_steps
+from pipeline.build import build_module, plan_steps
+from pipeline.build_data import Wanted, build_eval_loader, open_splits
 from pipeline.compose import compose, help_text
 from pipeline.config import EVALUATE_SCHEMAS, EvaluateConfig, Precision, from_stored
 from pipeline.data.loader import BatchLoader
@@ -55,7 +56,7 @@ def evaluate(config: EvaluateConfig, world: World) -> dict[str, float]:
     folder = Path(config.run)
     stored = world.agree(lambda: from_stored(read_stored_config(folder)))
     data = dataclasses.replace(stored.data, path=config.data.path or stored.data.path, check=config.data.check)
-    data_set, (reader,) = open_splits(data, [config.split or stored.data.val_split], world)
+    data_set, (reader,) = open_splits(data, config.cache, [Wanted(name=config.split or stored.data.val_split)], world)
     checkpoint = world.agree(lambda: _newest_checkpoint(folder))
     module = build_module(
         stored, data_set, plan_steps(stored, steps_per_epoch=1, micro_batches=1), image_shape=reader.image_shape

@@ -26,7 +26,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from pipeline.build import BatchPlan, build_augmentation, build_crop, build_order, open_splits, plan_batch, plan_steps
+from pipeline.build import build_augmentation, plan_steps
+from pipeline.build_data import BatchPlan, Wanted, build_crop, build_order, open_splits, plan_batch
 from pipeline.compose import compose, first_difference, help_text
 from pipeline.config import TRAIN_SCHEMAS, TrainConfig, from_stored
 from pipeline.data.order import Int64Array, Order, Slots
@@ -143,9 +144,9 @@ def inspect(config: InspectConfig, *, given: Iterable[str] = ()) -> GlobalBatch:
         UserError: no such run, step or slots, data that the run was not trained on, or options that do not fit.
     """
     training = training_config(config, given=given)
-    split = training.data.train_split
-    crops = {split: build_crop(training.augment, seed=training.seed)}
-    data_set, (reader,) = open_splits(training.data, [split], ALONE, crops=crops)
+    crop = build_crop(training.augment, seed=training.seed)
+    wanted = Wanted(name=training.data.train_split, crop=crop, in_runs=False)
+    data_set, (reader,) = open_splits(training.data, training.cache, [wanted], ALONE)
     try:
         if config.run is not None:
             _refuse_other_data(config, training, reader)
@@ -183,14 +184,19 @@ def training_config(config: InspectConfig, *, given: Iterable[str]) -> TrainConf
     if config.run is None:
         default: TrainConfig = compose("train", TRAIN_SCHEMAS, [])
         batch = {name: getattr(config, name) for name in BATCH_OPTIONS}
-        return dataclasses.replace(default, data=config.data, **batch)
+        return dataclasses.replace(default, data=config.data, cache=config.cache, **batch)
     stored = from_stored(read_stored_config(Path(config.run)))
     names = [name.replace("/", ".").split(".") for name in given]
     for first, *_ in names:
         if first in BATCH_OPTIONS:
             raise UserError(f"{first}: is read from run={config.run}; leave one of the two out")
-    typed = {parts[1]: getattr(config.data, parts[1]) for parts in names if parts[0] == "data" and len(parts) > 1}
-    return dataclasses.replace(stored, data=dataclasses.replace(stored.data, **{"check": config.data.check, **typed}))
+    data = _replaced(stored.data, config.data, [parts[1] for parts in names if parts[0] == "data"] + ["check"])
+    cache = _replaced(stored.cache, config.cache, [parts[1] for parts in names if parts[0] == "cache"])
+    return dataclasses.replace(stored, data=data, cache=cache)
+
+
+def _replaced(stored: Any, typed: Any, names: Iterable[str]) -> Any:
+    return dataclasses.replace(stored, **{name: getattr(typed, name) for name in names})
 
 
 def select_slots(config: InspectConfig, plan: BatchPlan) -> Int64Array:

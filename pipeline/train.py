@@ -14,19 +14,18 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 
-from pipeline.build import (
+from pipeline.build import build_module, build_trainer, plan_steps
+from pipeline.build_data import (
     TrainingOrder,
+    Wanted,
     build_crop,
     build_eval_loader,
-    build_module,
     build_order,
-    build_trainer,
     open_splits,
     plan_batch,
-    plan_steps,
 )
 from pipeline.compose import compose, help_text
-from pipeline.config import TRAIN_SCHEMAS, Precision, TrainConfig, WandbConfig, to_stored
+from pipeline.config import TRAIN_SCHEMAS, FullOrderConfig, Precision, TrainConfig, WandbConfig, to_stored
 from pipeline.data.datamodule import PackedDataModule
 from pipeline.data.loader import BatchLoader
 from pipeline.data.reader import Reader
@@ -84,11 +83,13 @@ def train(config: TrainConfig, world: World) -> dict[str, Any]:
 
 def _train(config: TrainConfig, world: World, opened: ExitStack) -> dict[str, Any]:
     started_s = time.perf_counter()
+    in_runs = not isinstance(config.order, FullOrderConfig)
+    crop = build_crop(config.augment, seed=config.seed)
     data_set, (train_reader, val_reader) = open_splits(
         config.data,
-        [config.data.train_split, config.data.val_split],
+        config.cache,
+        [Wanted(name=config.data.train_split, crop=crop, in_runs=in_runs), Wanted(name=config.data.val_split)],
         world,
-        crops={config.data.train_split: build_crop(config.augment, seed=config.seed)},
     )
     opened.callback(train_reader.close)
     opened.callback(val_reader.close)

@@ -21,7 +21,7 @@ ONE_RANK = World(rank=0, size=1, local_rank=0, local_size=1, cuda=False)
 SMALL = ["model=mlp", "model.hidden=[16]", "logger=none", "trainer.device=cpu", "batch.size=12", "optimizer.rate=0.01"]
 
 
-def train_here(data: Path, run_dir: Path, *options: str) -> dict[str, Any]:
+def train_here(data: Path | str, run_dir: Path, *options: str) -> dict[str, Any]:
     """Train a small model in this process, on one rank."""
     quieten_libraries()
     other_model = any(option.startswith("model=") for option in options)

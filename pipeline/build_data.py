@@ -1,0 +1,252 @@
+"""From checked configs to data: splits opened where they lie, orders, loaders.
+
+    data_set, (train, val) = open_splits(config.data, config.cache, [Wanted(name="train"), Wanted(name="val")], world)
+    order = build_order(config.order, shard_counts=shard_counts, slots=256, seed=7)
+
+A split lies in memory, on a disk larger than memory, or at a URL; its images are packed or encoded: one reader each,
+one feed each, and the same batches from all of them.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from pipeline.config import (
+    FULL_BATCH,
+    AugmentConfig,
+    CacheConfig,
+    Check,
+    DataConfig,
+    FullOrderConfig,
+    OrderConfig,
+    ResizedCropConfig,
+    TrainConfig,
+    WindowOrderConfig,
+)
+from pipeline.data.crop import CentreCrop, Crop, RandomCrop
+from pipeline.data.encoded import EncodedReader
+from pipeline.data.loader import BatchLoader
+from pipeline.data.memory_room import available_bytes, paging_budget
+from pipeline.data.order import FullOrder, SequentialOrder
+from pipeline.data.packed import PackedReader
+from pipeline.data.paged_feed import BLOCK_BYTES, RANDOM_BLOCK_BYTES, PagedFeed
+from pipeline.data.reader import MakeFeed, Reader
+from pipeline.data.remote_set import OpenedSet, make_feeds, open_data_set
+from pipeline.data.sample_ranges import encoded_ranges, packed_ranges
+from pipeline.data.shard_cache import CacheOptions
+from pipeline.data.window import WindowOrder
+from pipeline.data.working_set import allot
+from pipeline.shards.check import find_damage
+from pipeline.shards.errors import DamageError, UserError
+from pipeline.shards.manifest import DataSet, ShardEntry
+from pipeline.shards.task import Task
+from pipeline.world import World
+
+log = logging.getLogger(__name__)
+
+AUTO_CHECK_BYTES = 4 << 30
+# The side that encoded images are brought to where none is asked for: that of the bottleneck MLP's presets.
+ENCODED_RESOLUTION = 64
+
+TrainingOrder = FullOrder | WindowOrder
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """A split to open.
+
+    Attributes:
+        crop: what is seen of its images, where these are encoded.
+        in_runs: whether its order reads shards in long runs, and not a sample here and there.
+    """
+
+    name: str
+    crop: Crop = field(default_factory=lambda: CentreCrop(frac=1.0))
+    in_runs: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchPlan:
+    """Slots of a global batch and of a micro-batch on one rank."""
+
+    slots: int
+    micro_slots_per_rank: int
+    micro_batches: int
+
+
+def open_splits(
+    config: DataConfig, cache: CacheConfig, wanted: Sequence[Wanted], world: World
+) -> tuple[DataSet, list[Reader]]:
+    """Open splits of the data set, after checking as much of them as `data.check` asks; ranks share the work.
+
+    Of remote shards each is checked when it is fetched, and with data.check=full those in the cache again.
+
+    Raises:
+        UserError: there is no such data set or split, or training cannot take it.
+        DamageError: a file is not what the manifest says.
+    """
+    options = CacheOptions(
+        dir=cache.dir, max_bytes=cache.max_bytes, patience_s=cache.patience_s, recheck=config.check is Check.full
+    )
+    opened = world.agree(lambda: open_data_set(config.path, cache=options))
+    data_set = opened.data_set
+    if data_set.task is not Task.classification:
+        raise UserError(f"{config.path}: holds several labels an image; training takes data sets of one label yet")
+    readers: list[Reader] = []
+    world.agree_all(lambda: readers.extend(_open_readers(opened, config, wanted, world)))
+    local = [split.name for split in wanted if split.name not in opened.entries]
+    shards = [shard for name in local for shard in data_set.split(name).shards]
+    size_bytes = sum(shard.size_bytes for shard in shards)
+    if config.check is Check.full or (config.check is Check.auto and size_bytes <= AUTO_CHECK_BYTES):
+        world.agree_all(lambda: _check_checksums(data_set, shards[world.rank :: world.size]))
+    elif world.rank == 0:
+        log.info(
+            "data: %.1f GB, lengths checked, checksums not (data.check=full, or python -m data_prep.verify path=%s)",
+            size_bytes / 1e9,
+            config.path,
+        )
+    return data_set, readers
+
+
+def _open_readers(opened: OpenedSet, config: DataConfig, wanted: Sequence[Wanted], world: World) -> list[Reader]:
+    """Return a reader of each split; those that were opened are closed where one cannot be."""
+    data_set = opened.data_set
+    names = [split.name for split in wanted]
+    remote = make_feeds([(opened, name) for name in names], ranks=world.local_size)
+    budgets = _budgets(opened, config, names, world)
+    readers: list[Reader] = []
+    try:
+        for split, make_feed in zip(wanted, remote, strict=True):
+            if make_feed is None and (budget_bytes := budgets.get(split.name)) is not None:
+                make_feed = _paged(data_set, split, budget_bytes=budget_bytes)
+            readers.append(open_reader(data_set, split, config, make_feed=make_feed, world=world))
+    except BaseException:
+        for reader in readers:
+            reader.close()
+        raise
+    return readers
+
+
+def _budgets(opened: OpenedSet, config: DataConfig, names: Sequence[str], world: World) -> dict[str, int | None]:
+    """Return how many bytes of each local split a rank holds in memory; None: all of it."""
+    local = [name for name in names if name not in opened.entries]
+    sizes = [sum(shard.size_bytes for shard in opened.data_set.split(name).shards) for name in local]
+    budget_bytes = config.memory_bytes or paging_budget(
+        data_bytes=sum(sizes), available_bytes=available_bytes(), num_ranks=world.local_size
+    )
+    if budget_bytes is None:
+        return {}
+    return dict(zip(local, allot(sizes, room_bytes=budget_bytes, ranks=1), strict=True))
+
+
+def _paged(data_set: DataSet, wanted: Wanted, *, budget_bytes: int) -> MakeFeed:
+    split = data_set.split(wanted.name)
+    ranges_of = encoded_ranges(split) if data_set.packed is None else packed_ranges(data_set.packed, split)
+    block_bytes = BLOCK_BYTES if wanted.in_runs else RANDOM_BLOCK_BYTES
+    return functools.partial(PagedFeed, split, ranges_of, budget_bytes=budget_bytes, block_bytes=block_bytes)
+
+
+def open_reader(
+    data_set: DataSet, wanted: Wanted, config: DataConfig, *, make_feed: MakeFeed | None, world: World
+) -> Reader:
+    """Return the reader of a split's layout."""
+    if data_set.packed is not None:
+        if isinstance(wanted.crop, RandomCrop):
+            raise UserError(
+                f"{config.path}: holds packed images, which augment=resized_crop does not crop: use augment=flip_crop"
+            )
+        if config.resolution is not None:
+            raise UserError(
+                f"data.resolution={config.resolution}: {config.path} holds packed images of"
+                f" {data_set.packed.height}x{data_set.packed.width}; leave the option out, or prepare the data anew"
+                f" with layout.resolution={config.resolution}"
+            )
+        return PackedReader(data_set, wanted.name, make_feed=make_feed)
+    side = config.resolution or ENCODED_RESOLUTION
+    return EncodedReader(
+        data_set,
+        wanted.name,
+        size=(side, side),
+        crop=wanted.crop,
+        threads=config.decode_threads or max(1, num_processors() // world.local_size),
+        verify=config.verify_records,
+        make_feed=make_feed,
+    )
+
+
+def num_processors() -> int:
+    """Return how many processors this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def build_crop(config: AugmentConfig, *, seed: int) -> Crop:
+    """Return what training sees of encoded images."""
+    if isinstance(config, ResizedCropConfig):
+        return RandomCrop(
+            seed=seed,
+            scale=(config.least_area_frac, config.most_area_frac),
+            ratio=(config.least_aspect, config.most_aspect),
+            flip=config.flip,
+        )
+    return CentreCrop(frac=1.0)
+
+
+def _check_checksums(data_set: DataSet, shards: list[ShardEntry]) -> None:
+    for shard in shards:
+        for fault in find_damage(data_set, shard):
+            raise DamageError(f"{fault}; see all of it with python -m data_prep.verify path={data_set.root}")
+
+
+def plan_batch(config: TrainConfig, *, num_samples: int, world_size: int) -> BatchPlan:
+    """Return how a global batch is cut.
+
+    Raises:
+        UserError: a batch that ranks do not divide, or larger than the split.
+    """
+    if config.batch.size == FULL_BATCH:
+        # Padded by weight-0 slots to a multiple of the ranks: the update is the whole set's gradient.
+        size = -(-num_samples // world_size) * world_size
+    else:
+        size = int(config.batch.size)
+        if size > num_samples:
+            raise UserError(f"batch.size={size} is over the {num_samples:,} samples of the split; try batch.size=full")
+        if size % world_size:
+            nearest = max(1, round(size / world_size)) * world_size
+            raise UserError(
+                f"batch.size={size} does not divide by {world_size} ranks: try batch.size={nearest},"
+                " or another number of ranks (NPROC=...)"
+            )
+    micro_size = min(config.batch.micro_size or size, size)
+    if micro_size % world_size:
+        raise UserError(f"batch.micro_size={micro_size} does not divide by {world_size} ranks")
+    micro_slots = micro_size // world_size
+    return BatchPlan(
+        slots=size, micro_slots_per_rank=micro_slots, micro_batches=-(-(size // world_size) // micro_slots)
+    )
+
+
+def build_order(config: OrderConfig, *, shard_counts: Sequence[int], slots: int, seed: int) -> TrainingOrder:
+    """Return training's order over shards of so many samples each."""
+    match config:
+        case FullOrderConfig():
+            return FullOrder(num_samples=sum(shard_counts), batch_size=slots, seed=seed)
+        case WindowOrderConfig():
+            return WindowOrder(
+                shard_counts=shard_counts,
+                batch_size=slots,
+                seed=seed,
+                lanes=config.lanes,
+                window_chunks=config.window_chunks,
+                chunk_samples=config.chunk_samples,
+            )
+    raise TypeError(f"no order for {type(config).__name__}")
+
+
+def build_eval_loader(reader: Reader, *, slots_per_rank: int, prefetch: int, world: World) -> BatchLoader:
+    """Return a loader of every sample once; the shape of a forward pass does not depend on the number of ranks."""
+    order = SequentialOrder(num_samples=reader.num_samples, batch_size=slots_per_rank * world.size)
+    return BatchLoader(reader, order, rank=world.rank, world_size=world.size, prefetch=prefetch, pin=world.cuda)
