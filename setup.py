@@ -26,7 +26,7 @@ setup(
             depends=files("*.h"),
             # Without contraction to fused operations every machine gets the same pixels.
             extra_compile_args=["-O3", "-std=gnu11", "-ffp-contract=off", "-Wall", "-Wextra", "-fvisibility=hidden"],
-            libraries=["dl", "m"] if sys.platform == "linux" else [],
+            libraries=["dl", "m", "pthread"] if sys.platform == "linux" else [],
             optional=True,
         )
     ]
