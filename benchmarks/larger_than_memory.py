@@ -44,16 +44,13 @@ from pipeline.data.loader import Batch, BatchLoader
 from pipeline.data.memory_room import available_bytes, paging_budget, window_bytes
 from pipeline.data.order import FullOrder, Order
 from pipeline.data.packed import PackedReader
-from pipeline.data.paged_feed import BLOCK_BYTES, RANDOM_BLOCK_BYTES, PagedFeed
-from pipeline.data.sample_ranges import packed_ranges
+from pipeline.data.paged_feed import paged
 from pipeline.data.window import WindowOrder
 from pipeline.model.mlp import mlp
 from pipeline.shards.errors import UserError, run_entry_point
 from pipeline.shards.manifest import DataSet, Split, read_data_set
 
 RESOLUTION = 64
-# Order=window mixes whole shards, so 36 of them, and an eighth, are in memory at a time.
-SHARD_BYTES = 8 << 20
 LANES, WINDOW_CHUNKS = 8, 4
 SAMPLE_S = 0.05
 CANDIDATES = ("sequential", "window", "window, kernel", "full", "full, kernel", "training", "training, in memory")
@@ -76,6 +73,26 @@ class Outcome:
 
 
 def main(argv: Sequence[str]) -> int:
+    options = parse(argv)
+    if options.child:
+        print(json.dumps(dataclasses.asdict(run_child(options, read_data_set(root_of(options))))))
+        return 0
+    data_set = prepared(options)
+    chosen = [name.strip() for name in options.only.split(";")] if options.only else list(CANDIDATES)
+    if unknown := set(chosen) - set(CANDIDATES):
+        raise UserError(f"--only: no candidate {sorted(unknown)[0]!r}; there are: {'; '.join(CANDIDATES)}")
+    outcomes: dict[str, list[Outcome]] = {name: [] for name in chosen}
+
+    def run(name: str) -> float:
+        outcomes[name].append(spawn(name, argv))
+        return outcomes[name][-1].mb_per_s
+
+    take_turns({name: functools.partial(run, name) for name in chosen}, repeats=options.repeats)
+    report(outcomes, data_set, options, argv)
+    return 0
+
+
+def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.larger_than_memory", description=(__doc__ or "").split("\n")[0]
     )
@@ -83,32 +100,33 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--limit-mb", type=int, default=1024, help="memory of each process's control group, MiB")
     parser.add_argument("--disk-mb-per-s", type=int, help="hold the disk to this rate, MB/s")
     parser.add_argument("--batch-size", type=int, default=256)
+    parser.add_argument("--shard-mb", type=int, default=8, help="MiB; order=window has 36 of them in memory at a time")
     parser.add_argument("--repeats", type=int, default=3, help="turns")
     parser.add_argument("--max-s", type=float, default=30, help="seconds after which a candidate is cut")
     parser.add_argument("--only", help=f"some of: {'; '.join(CANDIDATES)}")
     parser.add_argument("--cache", type=Path, default=Path("data"), help="folder for the data set")
     parser.add_argument("--child", choices=CANDIDATES, help=argparse.SUPPRESS)
     parser.add_argument("--group", type=Path, help=argparse.SUPPRESS)
-    options = parser.parse_args(argv)
-    root = options.cache / f"bench-{RESOLUTION}-{options.samples}-small"
-    if options.child:
-        print(json.dumps(dataclasses.asdict(run_child(options, read_data_set(root)))))
-        return 0
-    data_set = synthetic_data(root, samples=options.samples, resolution=RESOLUTION, shard_bytes=SHARD_BYTES)
-    chosen = [name.strip() for name in options.only.split(";")] if options.only else list(CANDIDATES)
-    if unknown := set(chosen) - set(CANDIDATES):
-        raise UserError(f"--only: no candidate {sorted(unknown)[0]!r}; there are: {'; '.join(CANDIDATES)}")
-    outcomes: dict[str, list[Outcome]] = {name: [] for name in chosen}
-    take_turns(
-        {name: functools.partial(spawn, name, argv, options, outcomes[name]) for name in chosen},
-        repeats=options.repeats,
-    )
-    report(outcomes, data_set, options, argv)
-    return 0
+    return parser.parse_args(argv)
 
 
-def spawn(name: str, argv: Sequence[str], options: argparse.Namespace, outcomes: list[Outcome]) -> float:
-    """Run a candidate in a group of its own, append what it found, and return its rate in MB/s."""
+def root_of(options: argparse.Namespace) -> Path:
+    return Path(options.cache) / f"larger-{RESOLUTION}-{options.samples}-{options.shard_mb}"
+
+
+def prepared(options: argparse.Namespace) -> DataSet:
+    """Return the data set, prepared on the first use."""
+    shard_bytes = options.shard_mb << 20
+    return synthetic_data(root_of(options), samples=options.samples, resolution=RESOLUTION, shard_bytes=shard_bytes)
+
+
+def spawn(name: str, argv: Sequence[str]) -> Outcome:
+    """Run a candidate in a group of its own and return what it found.
+
+    Raises:
+        UserError: it failed, or no group can be made.
+    """
+    options = parse(argv)
     rate = options.disk_mb_per_s and options.disk_mb_per_s * 1_000_000
     limit_bytes = None if name == "training, in memory" else options.limit_mb << 20
     command = [sys.executable, "-m", "benchmarks.larger_than_memory", *argv, "--child", name]
@@ -126,8 +144,7 @@ def spawn(name: str, argv: Sequence[str], options: argparse.Namespace, outcomes:
                 raise UserError(f"{name}: ended with code {process.returncode} under {options.limit_mb} MiB")
     except NoGroupError as error:
         raise UserError(f"{error}; as root, or in a delegated group, there is one") from None
-    outcomes.append(Outcome(**json.loads(text)))
-    return outcomes[-1].mb_per_s
+    return Outcome(**json.loads(text))
 
 
 def run_child(options: argparse.Namespace, data_set: DataSet) -> Outcome:
@@ -177,13 +194,7 @@ def run_loader(options: argparse.Namespace, data_set: DataSet, outcome: Outcome)
                 f"--samples={options.samples} fits the memory: more samples, or a smaller --limit-mb, wanted"
             )
         outcome.budget_bytes = budget
-        make_feed = functools.partial(
-            PagedFeed,
-            split,
-            packed_ranges(layout, split),
-            budget_bytes=budget,
-            block_bytes=RANDOM_BLOCK_BYTES if is_full else BLOCK_BYTES,
-        )
+        make_feed = paged(data_set, "train", budget_bytes=budget, is_random=is_full)
     reader = PackedReader(data_set, "train", make_feed=make_feed)
     shard_counts = [shard.num_samples for shard in split.shards]
     if options.child == "training, in memory":

@@ -1,7 +1,8 @@
 """The feed of local shards that do not fit memory: read ahead in file order, dropped from memory behind the consumer.
 
-    make_feed = functools.partial(PagedFeed, split, packed_ranges(layout, split), budget_bytes=1 << 30)
-    reader = PackedReader(data_set, "train", make_feed=make_feed)       # memory of the shards: about 1 GiB, always
+    budget_bytes = paging_budget(data_bytes=300e9, available_bytes=available_bytes(), num_ranks=1)      # memory_room.py
+    make_feed = None if budget_bytes is None else paged(data_set, "train", budget_bytes=budget_bytes, is_random=False)
+    reader = PackedReader(data_set, "train", make_feed=make_feed)       # holds so much of the shards, always
 
 One thread goes through the coming uses (pipeline/data/lookahead.py says which blocks of which shards to read and which
 to let go), and sorts what is to be read; a few others bring it in, and drop what is let go (pipeline/shards/pages.py).
@@ -9,14 +10,15 @@ The pages are in the process's page table before the samples are asked for, so f
 what was used for the last time leaves the page table and the page cache. Both thus stay at the budget, whatever the
 size of the data.
 
-A window order reads each shard in long runs and its data once an epoch. Other orders work as well: with a full order
-`block_bytes=RANDOM_BLOCK_BYTES` reads little but the samples themselves, at the disk's rate of random reads.
+A window order reads each shard in long runs and once an epoch, and so does evaluation's. Other orders work as well:
+with `is_random=True` little but the samples themselves is read, at the disk's rate of random reads.
 
 Measured: benchmarks/larger_than_memory.py, docs/SCALE.md.
 """
 
 from __future__ import annotations
 
+import functools
 import logging
 import sys
 import threading
@@ -29,10 +31,10 @@ from typing import Protocol
 import numpy as np
 
 from pipeline.data.lookahead import BlockUse, Lookahead
-from pipeline.data.reader import Int64Array, Use
-from pipeline.data.sample_ranges import RangesOf
+from pipeline.data.reader import Int64Array, MakeFeed, Use
+from pipeline.data.sample_ranges import RangesOf, encoded_ranges, packed_ranges
 from pipeline.shards.check import check_sizes
-from pipeline.shards.manifest import Split
+from pipeline.shards.manifest import DataSet, Split
 from pipeline.shards.mapping import MappedFiles
 from pipeline.shards.pages import LARGE_BYTES, MappedPages
 
@@ -50,6 +52,18 @@ MAX_GROUP_BYTES = 256 << 20
 GROUPS_IN_BUDGET = 8
 # Above so many bytes read for a byte used the budget holds no window, and that is said.
 WASTEFUL_READS = 2.0
+
+
+def paged(data_set: DataSet, split_name: str, *, budget_bytes: int, is_random: bool) -> MakeFeed:
+    """Return what makes the feed of a local split, packed or encoded, for its reader.
+
+    Args:
+        is_random: the order jumps over the whole split, as `full` does.
+    """
+    split = data_set.split(split_name)
+    ranges_of = encoded_ranges(split) if data_set.packed is None else packed_ranges(data_set.packed, split)
+    block_bytes = RANDOM_BLOCK_BYTES if is_random else BLOCK_BYTES
+    return functools.partial(PagedFeed, split, ranges_of, budget_bytes=budget_bytes, block_bytes=block_bytes)
 
 
 class Pages(Protocol):

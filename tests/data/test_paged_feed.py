@@ -11,10 +11,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pipeline.data.crop import CentreCrop
+from pipeline.data.encoded import EncodedReader
 from pipeline.data.loader import BatchLoader
 from pipeline.data.order import FullOrder, Int64Array, Order
 from pipeline.data.packed import PackedReader
-from pipeline.data.paged_feed import Blocks, PagedFeed
+from pipeline.data.paged_feed import Blocks, PagedFeed, paged
 from pipeline.data.sample_ranges import encoded_ranges, packed_ranges
 from pipeline.data.window import WindowOrder
 from pipeline.shards.errors import DamageError
@@ -222,6 +224,26 @@ def test_ranges_of_encoded_samples_hold_the_image_and_nothing_else(tmp_path: Pat
     for (path, row), shard, begin, end in zip(rows, shards, begins, ends, strict=True):
         assert split.shards[shard].path == path
         assert (begin, end - begin) == (row["image_offset"], row["image_bytes"])
+
+
+def test_encoded_batches_are_equal_with_and_without_it(tmp_path: Path) -> None:
+    write_pictures(tmp_path / "src", num_each=6)
+    data_set = prepare_pictures(
+        tmp_path / "src", tmp_path / "set", "layout=encoded", "layout.shard_bytes=9000", "source.val_frac=0"
+    )
+    order = FullOrder(num_samples=18, batch_size=4, seed=2)
+    make_feed = paged(data_set, "train", budget_bytes=1 << 16, is_random=True)
+    readers = [
+        EncodedReader(data_set, "train", size=(8, 8), crop=CentreCrop(frac=1.0), make_feed=make)
+        for make in (None, make_feed)
+    ]
+    loaders = [BatchLoader(reader, order, rank=0, world_size=1) for reader in readers]
+    for wanted, batch in zip(*loaders, strict=True):
+        assert batch.images_BHWC.equal(wanted.images_BHWC)
+        assert batch.labels_B.equal(wanted.labels_B)
+    for loader in loaders:
+        loader.close()
+        loader.reader.close()
 
 
 def test_blocks_of_ranges_and_runs_of_blocks_are_those_of_brute_force() -> None:
