@@ -17,7 +17,7 @@ DEFAULT_RUN := $(if $(or $(findstring run=,$(ARGS)),$(findstring --help,$(ARGS))
 
 export NPROC
 .DEFAULT_GOAL := help
-.PHONY: help setup prepare-data train evaluate verify repair test check fix bench clean
+.PHONY: help setup prepare-data train evaluate plan inspect verify repair test check fix bench clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /|/' | awk -F'|' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -33,6 +33,12 @@ train: $(VENV)/runtime.stamp $(DEFAULT_DATA) ## train and evaluate; one rank a G
 
 evaluate: $(VENV)/runtime.stamp $(DEFAULT_RUN) ## evaluate a run, by default the latest
 	@$(BIN)/python -m pipeline.launch pipeline.evaluate $(ARGS)
+
+plan: $(VENV)/runtime.stamp $(DEFAULT_DATA) ## say what a run would read, hold and shuffle, before it starts
+	@$(BIN)/python -m pipeline.plan $(ARGS)
+
+inspect: $(VENV)/runtime.stamp $(if $(findstring run=,$(ARGS)),,$(DEFAULT_DATA)) ## show the images and labels of any step: ARGS="run=runs/0001 step=12"
+	@$(BIN)/python -m pipeline.inspect $(ARGS)
 
 verify: $(VENV)/runtime.stamp $(if $(ARGS),,data/default/dataset.json) ## re-read a data set, by default data/default
 	@$(BIN)/python -m data_prep.verify $(or $(ARGS),path=data/default)
@@ -69,7 +75,7 @@ data/default/dataset.json: | $(VENV)/runtime.stamp
 runs/latest/config.yaml: | $(VENV)/runtime.stamp data/default/dataset.json
 	@$(BIN)/python -m pipeline.launch pipeline.train
 
-$(VENV)/runtime.stamp: pyproject.toml constraints.txt
+$(VENV)/runtime.stamp: pyproject.toml constraints.txt setup.py $(wildcard pipeline/native/*.[ch])
 	@test -x $(BIN)/python || { echo "making $(VENV)"; $(PYTHON) -m venv $(VENV); }
 	@$(BIN)/python -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "error: Python 3.11 or newer is needed; try make PYTHON=python3.12"; rm -rf $(VENV); exit 2; }
 	@echo "installing packages into $(VENV) (torch is large; this happens once)"
