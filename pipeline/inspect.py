@@ -27,9 +27,10 @@ import torch
 from PIL import Image
 
 from pipeline.build import build_augmentation, plan_steps
-from pipeline.build_data import BatchPlan, Wanted, build_crop, build_order, open_splits, plan_batch
+from pipeline.build_data import BatchPlan, Wanted, build_crop, build_order, open_splits, plan_batch, shard_counts_of
 from pipeline.compose import compose, first_difference, help_text
 from pipeline.config import TRAIN_SCHEMAS, TrainConfig, from_stored
+from pipeline.data.cache_folder import plain_name
 from pipeline.data.order import Int64Array, Order, Slots
 from pipeline.data.reader import Reader
 from pipeline.inspect_config import BATCH_OPTIONS, INSPECT_SCHEMAS, InspectConfig
@@ -151,8 +152,13 @@ def inspect(config: InspectConfig, *, given: Iterable[str] = ()) -> GlobalBatch:
         if config.run is not None:
             _refuse_other_data(config, training, reader)
         plan = plan_batch(training, num_samples=reader.num_samples, world_size=config.ranks)
-        shard_counts = [shard.num_samples for shard in reader.split.shards]
-        order = build_order(training.order, shard_counts=shard_counts, slots=plan.slots, seed=training.seed)
+        order = build_order(
+            training.order,
+            shard_counts=shard_counts_of(reader),
+            slots=plan.slots,
+            seed=training.seed,
+            weights=training.data.weights,
+        )
         if config.run is not None:
             steps = {"steps_per_epoch": order.steps_per_epoch, "micro_batches": plan.micro_batches}
             total_steps = plan_steps(training, **steps).total_steps
@@ -280,9 +286,10 @@ def _sources_of(reader: Reader, slots: Slots) -> list[dict[str, Any]]:
         shard = shards[number]
         record = sample_id - int(ends[number]) + shard.num_samples
         row: Any = rows[number][record]
+        name = plain_name(shard.path)
         sources.append(
             {
-                "shard": f"{shard.path.parent.parent.name}/{shard.path.name}" if is_mixed else shard.path.name,
+                "shard": f"{shard.path.parent.parent.name}/{name}" if is_mixed else name,
                 "record": record,
                 "source_key": bytes(row["source_key"]).decode("utf-8", "replace"),
                 "before_HWC": None if reader.data_set.packed else _stored_image(reader.split, shard, row),
@@ -338,7 +345,7 @@ def _names(sample: Sample, batch: GlobalBatch) -> str:
 
 def title_of(config: InspectConfig, batch: GlobalBatch) -> str:
     """Return the line above the pictures."""
-    what = config.run or batch.data_set.root
+    what = config.run or config.data.path
     epoch_step = (batch.step - 1) % batch.steps_per_epoch + 1
     shown = f"{len(batch.samples):,} of {batch.num_slots:,} slots"
     sides = "" if batch.is_untouched else " Left: as stored. Right: as the model is trained on it."

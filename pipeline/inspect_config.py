@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from omegaconf import MISSING
 
-from pipeline.config import TRAIN_SCHEMAS, AugmentConfig, BatchConfig, Check, DataConfig, OrderConfig
+from pipeline.config import TRAIN_SCHEMAS, AugmentConfig, BatchConfig, CacheConfig, Check, DataConfig, OrderConfig
 
 SLOTS_PATTERN = re.compile(r"(\d*):(\d*)")
 # The options that decide a batch; with a run, its own hold.
@@ -52,6 +52,7 @@ class InspectConfig:
     )
     seed: int = field(default=0, metadata={"help": "the run's seed"})
     data: InspectDataConfig = field(default_factory=InspectDataConfig)
+    cache: CacheConfig = field(default_factory=CacheConfig)
     batch: BatchConfig = field(default_factory=BatchConfig)
     order: OrderConfig = MISSING
     augment: AugmentConfig = MISSING

@@ -23,6 +23,7 @@ import fcntl
 import hashlib
 import math
 import os
+import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -36,6 +37,7 @@ from pipeline.shards.publish import fsync_folder
 SHARDS_FOLDER = "shards"
 PART = "part"
 _KEY_DIGITS = 32
+_CACHED_NAME = re.compile(rf"[0-9a-f]{{{_KEY_DIGITS}}}\.[0-9]+-(.+)")
 _PAUSE_S = 0.01
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 
@@ -95,6 +97,12 @@ class Pin:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.close()
+
+
+def plain_name(path: Path) -> str:
+    """Return a file's name where it came from, whether it is one of a cache or not."""
+    match = _CACHED_NAME.fullmatch(path.name)
+    return match[1] if match else path.name
 
 
 class CacheFolder:

@@ -23,6 +23,7 @@ from pipeline.track.half_blocks import half_blocks
 from pipeline.training.checkpoint import stored_checkpoints
 from pipeline.training.module import ClassifierModule
 from runs import sample_ids, train_here
+from shard_server import shard_server
 from tiny_data import prepare_pictures, random_pixels, rows_of, stored_image, write_pictures
 
 # 100 samples in batches of 12: 8 steps an epoch.
@@ -99,6 +100,28 @@ def test_of_encoded_images_the_whole_and_the_crop_that_was_trained_on_are_shown(
             assert sample.before_HWC is not None
             assert np.array_equal(sample.before_HWC, pictures[sample.source_key])
             assert sample.after_HWC.shape == (9, 9, 3)
+
+
+@pytest.mark.parametrize("layout", ["packed", "encoded"])
+def test_at_a_url_the_same_is_shown_as_in_the_folder(tmp_path: Path, layout: str) -> None:
+    """And no more is fetched than the shards of the slots that were asked for."""
+    write_pictures(tmp_path / "pictures", num_each=12, size=20)
+    options = [f"layout={layout}", "layout.shard_bytes=20000", "source.val_frac=0.2"]
+    options += ["layout.resolution=8"] if layout == "packed" else []
+    data = prepare_pictures(tmp_path / "pictures", tmp_path / "data", *options)
+    typed = ["batch.size=8", "step=2", "slots=2:4"]
+    with shard_server(data.root) as server:
+        there = look(f"data.path={server.url}", f"cache.dir={tmp_path / 'cache'}", *typed)
+    here = look(f"data.path={data.root}", *typed)
+    for ours, theirs in zip(here.samples, there.samples, strict=True):
+        assert (ours.shard, ours.record, ours.source_key) == (theirs.shard, theirs.record, theirs.source_key)
+        assert np.array_equal(ours.after_HWC, theirs.after_HWC)
+        assert (ours.before_HWC is None) == (layout == "packed")
+        if ours.before_HWC is not None:
+            assert theirs.before_HWC is not None
+            assert np.array_equal(ours.before_HWC, theirs.before_HWC)
+    fetched = {name for name in server.requests if name.endswith(".tar")}
+    assert fetched == {f"train/{sample.shard}" for sample in here.samples}
 
 
 def test_a_resumed_run_is_shown_as_it_was_fed(synthetic: DataSet, tmp_path: Path, fed: Fed) -> None:
