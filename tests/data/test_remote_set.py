@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import shutil
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,10 +14,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from exact_resume import Shape, assert_resumes_exactly
-from shard_server import ShardServer, shard_server
 
+from batch_worker import digests
 from data_prep.index import main as index
+from exact_resume import Shape, assert_resumes_exactly
+from nginx_server import nginx_server
 from pipeline.data import download, shard_cache
 from pipeline.data.cached_feed import CachedFeed
 from pipeline.data.crop import CentreCrop
@@ -31,7 +35,8 @@ from pipeline.shards.manifest import DataSet
 from pipeline.shards.record import PackedLayout
 from pipeline.storage import remote
 from s3_server import s3_server
-from tiny_data import copy_of, prepare_pictures, write_packed_set, write_pictures
+from shard_server import ShardServer, shard_server
+from tiny_data import ROOT, copy_of, prepare_pictures, write_packed_set, write_pictures
 
 SHARD_SAMPLES = 20
 NUM_SHARDS = 12
@@ -333,3 +338,38 @@ def test_batches_from_s3_are_those_of_the_folder(
         for mine, folders in zip(batches(reader, full_order(packed)), batches(local, full_order(packed)), strict=True):
             assert torch.equal(mine[0], folders[0])
         reader.close()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("world_size", [1, 2])
+def test_two_runs_at_once_on_one_small_cache_behind_nginx_read_what_lies_in_the_folder(
+    world_size: int, packed: DataSet, tmp_path: Path
+) -> None:
+    """Each run alone would fill the cache with what it reads ahead; one of them is killed, and started again."""
+    shutil.copytree(packed.root, tmp_path / "www" / "set")
+    local = PackedReader(packed, "train")
+    with nginx_server(tmp_path) as url:
+        max_bytes = opened_at(f"{url}/set", tmp_path, num_shards=11).cache.max_bytes
+
+        def start(seed: int, rank: int) -> subprocess.Popen[str]:
+            arguments = [f"{url}/set", tmp_path / "cache", max_bytes, seed, rank, world_size]
+            return subprocess.Popen(
+                [sys.executable, str(Path(__file__).with_name("batch_worker.py")), *map(str, arguments)],
+                env={**os.environ, "PYTHONPATH": str(ROOT)},
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+
+        runs = {(seed, rank): start(seed, rank) for seed in (1, 2) for rank in range(world_size)}
+        victim = runs[1, 0]
+        assert victim.stdout is not None
+        victim.stdout.readline()
+        victim.kill()
+        victim.communicate()
+        runs[1, 0] = start(1, 0)
+        for (seed, rank), process in runs.items():
+            stdout, stderr = process.communicate(timeout=120)
+            assert process.returncode == 0, stderr
+            assert stdout.split() == list(digests(local, seed=seed, rank=rank, world_size=world_size))
+    assert cache_bytes(tmp_path) <= max_bytes

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
 import socket
-import subprocess
 import time
 import zipfile
 from collections.abc import Callable, Iterator
@@ -20,11 +17,11 @@ import pytest
 from data_prep.archives.tar import walk_tar, walk_tars_concurrently
 from data_prep.archives.zip import list_zip, read_zip_entry
 from loopback import QuietHandler, free_port, listening
+from nginx_server import nginx_server
 from pipeline.shards.errors import DamageError, UserError
 from pipeline.storage import Store, StoredFile, open_store, remote
 from s3_server import S3, s3_server
 from tar_bytes import write_tar
-from waiting import wait_until
 
 BODY = bytes(n * 7 % 251 for n in range(100_000))
 NAMES = ["train/a b.tar", "train/é#?%25.tar", "train-2/x+y&z=1;,@:~'()*!.bin", "plain"]
@@ -185,34 +182,12 @@ class Nginx:
     root: Path
 
 
-def answers(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
-
-
 @pytest.fixture(scope="module")
 def nginx(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nginx]:
-    program = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
-    if program is None:
-        pytest.skip("no nginx here (apt-get install nginx)")
     folder = tmp_path_factory.mktemp("nginx")
     (folder / "www" / "data").mkdir(parents=True)
-    folder.chmod(0o755)
-    port = free_port()
-    places = " ".join(
-        f"{kind}_temp_path {folder}/{kind};" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
-    )
-    (folder / "nginx.conf").write_text(
-        f"daemon off; pid {folder}/pid; error_log stderr; {'user root;' if os.geteuid() == 0 else ''}"
-        f"events {{}} http {{ {places} access_log off; server {{ listen 127.0.0.1:{port}; root {folder}/www; }} }}"
-    )
-    command = [program, "-p", str(folder), "-c", str(folder / "nginx.conf"), "-e", "stderr"]
-    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as server:
-        try:
-            wait_until(lambda: answers(port), what="the start of nginx")
-            yield Nginx(f"http://127.0.0.1:{port}/data", folder / "www" / "data")
-        finally:
-            server.terminate()
+    with nginx_server(folder) as url:
+        yield Nginx(f"{url}/data", folder / "www" / "data")
 
 
 def test_files_behind_nginx_have_the_same_sizes_and_bytes(nginx: Nginx) -> None:
