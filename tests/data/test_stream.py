@@ -23,7 +23,6 @@ import torch
 import webdataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from stream_shards import NUM_CLASSES, Known, open_loader, open_reader, pixels_of, png, write_stream
 from webdataset.tariterators import group_by_keys, tar_file_expander, tar_file_iterator
 
 from loopback import QuietHandler, free_port, listening
@@ -38,6 +37,7 @@ from pipeline.data.stream_shard import StreamedShard
 from pipeline.data.stream_source import expand_shards, shuffled
 from pipeline.shards.errors import DamageError, UserError
 from served import served
+from stream_shards import NUM_CLASSES, Known, open_loader, open_reader, pixels_of, png, write_stream
 from tiny_data import random_pixels
 
 OWN_STAGES = (tar_file_expander, group_by_keys)
@@ -226,6 +226,26 @@ def test_a_connection_that_breaks_off_is_an_error(shards: list[str], keep: int) 
         assert 0 < len(short.getmembers()) < 2 * COUNTS[3]
     with listening(Handler) as url:
         fails([f"{url}/a.tar"], UserError, r"the connection broke off before all bytes were there \(exit code 18\)")
+
+
+@pytest.mark.slow
+def test_a_server_that_is_overloaded_for_a_moment_is_asked_again(shards: list[str]) -> None:
+    body, asked = Path(shards[1]).read_bytes(), []
+
+    class Handler(QuietHandler):
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            self.send_response(503 if len(asked) <= 2 else 200)
+            self.send_header("Content-Length", str(len(body) if len(asked) > 2 else 0))
+            self.end_headers()
+            if len(asked) > 2:
+                self.wfile.write(body)
+
+    with listening(Handler) as url:
+        found = drain([f"{url}/a.tar"], num_samples=9, batch_size=9)
+    assert sorted(found[0]) == list(range(1, 10))
+    # The third answer was whole; the second pass was begun, as blocks are decoded together.
+    assert asked[:3] == ["/a.tar"] * 3
 
 
 def test_other_urls_are_refused_with_the_way_round() -> None:
