@@ -300,8 +300,9 @@ class _Group:
         for path, _ in self.files:
             if self._carries_lock(path):
                 try:
-                    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-                except FileNotFoundError:
+                    # To write, as a network file system wants for an exclusive lock.
+                    descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+                except (FileNotFoundError, PermissionError):
                     return False
                 stack.callback(os.close, descriptor)
                 if not _lock(descriptor, fcntl.LOCK_EX):

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import math
 import os
 import queue
 import random
@@ -35,6 +36,7 @@ PIECES_IN_FLIGHT = 6
 ATTEMPT_S = 20
 FIRST_PAUSE_S = 0.5
 MAX_PAUSE_S = 15.0
+TELL_EVERY_S = 15.0
 _POLL_S = 0.2
 
 
@@ -52,6 +54,7 @@ class PieceThreads:
     def __init__(self, num_threads: int) -> None:
         self._jobs: queue.SimpleQueue[tuple[Future[bytes], Callable[[], bytes]] | None] = queue.SimpleQueue()
         self._num_threads = num_threads
+        self._told_s = -math.inf
         for number in range(num_threads):
             threading.Thread(target=self._run, name=f"download-{number}", daemon=True).start()
 
@@ -59,6 +62,12 @@ class PieceThreads:
         future: Future[bytes] = Future()
         self._jobs.put((future, job))
         return future
+
+    def tell(self, error: Exception) -> None:
+        """Log that a request failed and is repeated; once a while, as many fail at a time."""
+        if time.monotonic() - self._told_s > TELL_EVERY_S:
+            self._told_s = time.monotonic()
+            log.warning("data: %s; asked again", error)
 
     def close(self) -> None:
         for _ in range(self._num_threads):
@@ -105,8 +114,18 @@ def download(
     def submit() -> None:
         if (offset := next(offsets, None)) is not None:
             size_bytes = min(PIECE_BYTES, file.size_bytes - offset)
-            read = lambda: _read(store, file, offset, size_bytes, patience_s, lambda: is_over or is_stopped())  # noqa: E731
-            waiting.append((offset, pieces.submit(read)))
+            waiting.append((offset, pieces.submit(lambda: read(offset, size_bytes))))
+
+    def read(offset: int, size_bytes: int) -> bytes:
+        return _read(
+            store,
+            file,
+            offset,
+            size_bytes,
+            patience_s=patience_s,
+            is_stopped=lambda: is_over or is_stopped(),
+            tell=pieces.tell,
+        )
 
     try:
         for _ in range(PIECES_IN_FLIGHT):
@@ -129,7 +148,14 @@ def download(
 
 
 def _read(
-    store: Store, file: RemoteFile, offset: int, size_bytes: int, patience_s: float, is_stopped: Callable[[], bool]
+    store: Store,
+    file: RemoteFile,
+    offset: int,
+    size_bytes: int,
+    *,
+    patience_s: float,
+    is_stopped: Callable[[], bool],
+    tell: Callable[[Exception], None],
 ) -> bytes:
     """Return a piece, however often it has to be asked for."""
     started_s = time.monotonic()
@@ -141,7 +167,7 @@ def _read(
             tried_s = time.monotonic() - started_s
             if tried_s + pause_s > patience_s:
                 raise UserError(f"{error} (tried for {tried_s:.0f} s, cache.patience_s={patience_s:g})") from None
-            log.warning("data: %s; asked again in %.1f s", error, pause_s)
+            tell(error)
         deadline_s = time.monotonic() + pause_s * random.uniform(0.5, 1)
         while (left_s := deadline_s - time.monotonic()) > 0:
             if is_stopped():
