@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -27,10 +28,12 @@ from pipeline.config import (
     TrainConfig,
     WindowOrderConfig,
 )
+from pipeline.data.concat import ConcatReader
 from pipeline.data.crop import CentreCrop, Crop, RandomCrop
 from pipeline.data.encoded import EncodedReader
 from pipeline.data.loader import BatchLoader
 from pipeline.data.memory_room import available_bytes, paging_budget
+from pipeline.data.mixture import MixtureOrder, member_seed, size_weights
 from pipeline.data.order import FullOrder, SequentialOrder
 from pipeline.data.packed import PackedReader
 from pipeline.data.paged_feed import BLOCK_BYTES, RANDOM_BLOCK_BYTES, PagedFeed
@@ -52,7 +55,7 @@ AUTO_CHECK_BYTES = 4 << 30
 # The side that encoded images are brought to where none is asked for: that of the bottleneck MLP's presets.
 ENCODED_RESOLUTION = 64
 
-TrainingOrder = FullOrder | WindowOrder
+TrainingOrder = FullOrder | WindowOrder | MixtureOrder
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,7 +86,8 @@ def open_splits(
 ) -> tuple[DataSet, list[Reader]]:
     """Open splits of the data set, after checking as much of them as `data.check` asks; ranks share the work.
 
-    Of remote shards each is checked when it is fetched, and with data.check=full those in the cache again.
+    Of remote shards each is checked when it is fetched, and with data.check=full those in the cache again. Where
+    several data sets are mixed, a reader goes over all of them, and the first one is returned.
 
     Raises:
         UserError: there is no such data set or split, or training cannot take it.
@@ -92,55 +96,57 @@ def open_splits(
     options = CacheOptions(
         dir=cache.dir, max_bytes=cache.max_bytes, patience_s=cache.patience_s, recheck=config.check is Check.full
     )
-    opened = world.agree(lambda: open_data_set(config.path, cache=options))
-    data_set = opened.data_set
-    if data_set.task is not Task.classification:
-        raise UserError(f"{config.path}: holds several labels an image; training takes data sets of one label yet")
+    sets = world.agree(lambda: [open_data_set(path, cache=options) for path in config.places])
+    for path, opened in zip(config.places, sets, strict=True):
+        if opened.data_set.task is not Task.classification:
+            raise UserError(f"{path}: holds several labels an image; training takes data sets of one label yet")
     readers: list[Reader] = []
-    world.agree_all(lambda: readers.extend(_open_readers(opened, config, wanted, world)))
-    local = [split.name for split in wanted if split.name not in opened.entries]
-    shards = [shard for name in local for shard in data_set.split(name).shards]
-    size_bytes = sum(shard.size_bytes for shard in shards)
+    world.agree_all(lambda: readers.extend(_open_readers(sets, config, wanted, world)))
+    local = [(opened, split.name) for opened in sets for split in wanted if split.name not in opened.entries]
+    shards = [(opened.data_set, shard) for opened, name in local for shard in opened.data_set.split(name).shards]
+    size_bytes = sum(shard.size_bytes for _, shard in shards)
     if config.check is Check.full or (config.check is Check.auto and size_bytes <= AUTO_CHECK_BYTES):
-        world.agree_all(lambda: _check_checksums(data_set, shards[world.rank :: world.size]))
+        world.agree_all(lambda: _check_checksums(shards[world.rank :: world.size]))
     elif world.rank == 0:
         log.info(
             "data: %.1f GB, lengths checked, checksums not (data.check=full, or python -m data_prep.verify path=%s)",
             size_bytes / 1e9,
-            config.path,
+            config.places[0],
         )
-    return data_set, readers
+    return sets[0].data_set, readers
 
 
-def _open_readers(opened: OpenedSet, config: DataConfig, wanted: Sequence[Wanted], world: World) -> list[Reader]:
-    """Return a reader of each split; those that were opened are closed where one cannot be."""
-    data_set = opened.data_set
-    names = [split.name for split in wanted]
-    remote = make_feeds([(opened, name) for name in names], ranks=world.local_size)
-    budgets = _budgets(opened, config, names, world)
+def _open_readers(
+    sets: Sequence[OpenedSet], config: DataConfig, wanted: Sequence[Wanted], world: World
+) -> list[Reader]:
+    """Return a reader of each wanted split, over all sets; those that were opened are closed where one cannot be."""
+    parts = [(opened, split) for split in wanted for opened in sets]
+    remote = make_feeds([(opened, split.name) for opened, split in parts], ranks=world.local_size)
+    sizes = [
+        sum(shard.size_bytes for shard in opened.data_set.split(split.name).shards) if make_feed is None else 0
+        for (opened, split), make_feed in zip(parts, remote, strict=True)
+    ]
     readers: list[Reader] = []
     try:
-        for split, make_feed in zip(wanted, remote, strict=True):
-            if make_feed is None and (budget_bytes := budgets.get(split.name)) is not None:
-                make_feed = _paged(data_set, split, budget_bytes=budget_bytes)
-            readers.append(open_reader(data_set, split, config, make_feed=make_feed, world=world))
+        for (opened, split), make_feed, budget_bytes in zip(parts, remote, _budgets(sizes, config, world), strict=True):
+            if make_feed is None and budget_bytes is not None:
+                make_feed = _paged(opened.data_set, split, budget_bytes=budget_bytes)
+            readers.append(open_reader(opened, split, config, make_feed=make_feed, world=world))
+        if len(sets) == 1:
+            return readers
+        return [ConcatReader(readers[first : first + len(sets)]) for first in range(0, len(readers), len(sets))]
     except BaseException:
         for reader in readers:
             reader.close()
         raise
-    return readers
 
 
-def _budgets(opened: OpenedSet, config: DataConfig, names: Sequence[str], world: World) -> dict[str, int | None]:
+def _budgets(sizes_bytes: Sequence[int], config: DataConfig, world: World) -> Sequence[int | None]:
     """Return how many bytes of each local split a rank holds in memory; None: all of it."""
-    local = [name for name in names if name not in opened.entries]
-    sizes = [sum(shard.size_bytes for shard in opened.data_set.split(name).shards) for name in local]
     budget_bytes = config.memory_bytes or paging_budget(
-        data_bytes=sum(sizes), available_bytes=available_bytes(), num_ranks=world.local_size
+        data_bytes=sum(sizes_bytes), available_bytes=available_bytes(), num_ranks=world.local_size
     )
-    if budget_bytes is None:
-        return {}
-    return dict(zip(local, allot(sizes, room_bytes=budget_bytes, ranks=1), strict=True))
+    return [None] * len(sizes_bytes) if budget_bytes is None else allot(sizes_bytes, room_bytes=budget_bytes, ranks=1)
 
 
 def _paged(data_set: DataSet, wanted: Wanted, *, budget_bytes: int) -> MakeFeed:
@@ -151,17 +157,18 @@ def _paged(data_set: DataSet, wanted: Wanted, *, budget_bytes: int) -> MakeFeed:
 
 
 def open_reader(
-    data_set: DataSet, wanted: Wanted, config: DataConfig, *, make_feed: MakeFeed | None, world: World
+    opened: OpenedSet, wanted: Wanted, config: DataConfig, *, make_feed: MakeFeed | None, world: World
 ) -> Reader:
     """Return the reader of a split's layout."""
+    data_set, place = opened.data_set, opened.location
     if data_set.packed is not None:
         if isinstance(wanted.crop, RandomCrop):
             raise UserError(
-                f"{config.path}: holds packed images, which augment=resized_crop does not crop: use augment=flip_crop"
+                f"{place}: holds packed images, which augment=resized_crop does not crop: use augment=flip_crop"
             )
         if config.resolution is not None:
             raise UserError(
-                f"data.resolution={config.resolution}: {config.path} holds packed images of"
+                f"data.resolution={config.resolution}: {place} holds packed images of"
                 f" {data_set.packed.height}x{data_set.packed.width}; leave the option out, or prepare the data anew"
                 f" with layout.resolution={config.resolution}"
             )
@@ -195,8 +202,8 @@ def build_crop(config: AugmentConfig, *, seed: int) -> Crop:
     return CentreCrop(frac=1.0)
 
 
-def _check_checksums(data_set: DataSet, shards: list[ShardEntry]) -> None:
-    for shard in shards:
+def _check_checksums(shards: Sequence[tuple[DataSet, ShardEntry]]) -> None:
+    for data_set, shard in shards:
         for fault in find_damage(data_set, shard):
             raise DamageError(f"{fault}; see all of it with python -m data_prep.verify path={data_set.root}")
 
@@ -208,8 +215,10 @@ def plan_batch(config: TrainConfig, *, num_samples: int, world_size: int) -> Bat
         UserError: a batch that ranks do not divide, or larger than the split.
     """
     if config.batch.size == FULL_BATCH:
-        # Padded by weight-0 slots to a multiple of the ranks: the update is the whole set's gradient.
-        size = -(-num_samples // world_size) * world_size
+        # Padded by weight-0 slots to a multiple of ranks and lanes: the update is the whole set's gradient.
+        lanes = config.order.lanes if isinstance(config.order, WindowOrderConfig) else 1
+        multiple = math.lcm(world_size, lanes)
+        size = -(-num_samples // multiple) * multiple
     else:
         size = int(config.batch.size)
         if size > num_samples:
@@ -229,8 +238,40 @@ def plan_batch(config: TrainConfig, *, num_samples: int, world_size: int) -> Bat
     )
 
 
-def build_order(config: OrderConfig, *, shard_counts: Sequence[int], slots: int, seed: int) -> TrainingOrder:
-    """Return training's order over shards of so many samples each."""
+def shard_counts_of(reader: Reader) -> list[list[int]]:
+    """Return the samples of each shard, for each data set that a reader goes over."""
+    readers = reader.readers if isinstance(reader, ConcatReader) else (reader,)
+    return [[shard.num_samples for shard in reader.split.shards] for reader in readers]
+
+
+def build_order(
+    config: OrderConfig,
+    *,
+    shard_counts: Sequence[Sequence[int]],
+    slots: int,
+    seed: int,
+    weights: Sequence[int] | None = None,
+) -> TrainingOrder:
+    """Return training's order.
+
+    Args:
+        shard_counts: samples of each shard, for each data set.
+        weights: of several data sets; None: their sizes.
+    """
+    if len(shard_counts) == 1:
+        return _order_of_one(config, shard_counts=shard_counts[0], slots=slots, seed=seed)
+    sizes = [sum(counts) for counts in shard_counts]
+    lanes = config.lanes if isinstance(config, WindowOrderConfig) else 1
+    orders = [
+        _order_of_one(config, shard_counts=counts, slots=lanes, seed=member_seed(seed, number))
+        for number, counts in enumerate(shard_counts)
+    ]
+    return MixtureOrder(orders=orders, num_samples=sizes, weights=weights or size_weights(sizes), batch_size=slots)
+
+
+def _order_of_one(
+    config: OrderConfig, *, shard_counts: Sequence[int], slots: int, seed: int
+) -> FullOrder | WindowOrder:
     match config:
         case FullOrderConfig():
             return FullOrder(num_samples=sum(shard_counts), batch_size=slots, seed=seed)

@@ -37,6 +37,10 @@ class Check(Enum):
 @dataclass(slots=True, kw_only=True)
 class DataConfig:
     path: str = field(default="data/default", metadata={"help": "folder or URL of the data set"})
+    paths: list[str] | None = field(default=None, metadata={"help": "data sets to mix; null: data.path alone"})
+    weights: list[int] | None = field(
+        default=None, metadata={"help": "whole numbers, the shares of data.paths in each batch; null: by their sizes"}
+    )
     train_split: str = field(default="train", metadata={"help": "split to train on"})
     val_split: str = field(default="val", metadata={"help": "split to evaluate on"})
     check: Check = field(
@@ -57,7 +61,18 @@ class DataConfig:
         default=False, metadata={"help": "check the CRC-32 of each encoded record when it is first read"}
     )
 
+    @property
+    def places(self) -> list[str]:
+        """Folders and URLs of all data sets."""
+        return self.paths or [self.path]
+
     def __post_init__(self) -> None:
+        _require(self.paths is None or len(self.paths) >= 1, "data.paths=[]: at least one, or null, wanted")
+        given = f"data.weights={self.weights}"
+        _require(self.weights is None or self.paths is not None, f"{given}: says how data.paths are mixed, give these")
+        fitting = self.weights is None or len(self.weights) == len(self.paths or [])
+        _require(fitting, f"{given}: one for each of the {len(self.paths or [])} data.paths wanted")
+        _require(min(self.weights or [1]) >= 1, f"{given}: at least 1 each wanted")
         _require(self.prefetch >= 1, f"data.prefetch={self.prefetch}: at least 1 wanted")
         for name in ("resolution", "decode_threads", "memory_bytes"):
             value = getattr(self, name)
@@ -381,6 +396,8 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         size, micro = self.batch.size, self.batch.micro_size
+        whole = size == FULL_BATCH and self.data.paths is not None
+        _require(not whole, "batch.size=full: of one data set, not of data.paths, whose shares are by weight")
         fits = micro is None or not isinstance(size, int) or micro <= size
         _require(fits, f"batch.micro_size={micro} is over batch.size={size}")
 

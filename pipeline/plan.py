@@ -101,7 +101,7 @@ def make_plan(config: PlanConfig) -> list[Section]:
     batch = plan_batch(training, num_samples=split.num_samples, world_size=config.world_size)
     order = build_order(
         config.order,
-        shard_counts=[shard.num_samples for shard in split.shards],
+        shard_counts=[[shard.num_samples for shard in split.shards]],
         slots=batch.slots,
         seed=config.seed,
     )

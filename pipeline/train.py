@@ -23,6 +23,7 @@ from pipeline.build_data import (
     build_order,
     open_splits,
     plan_batch,
+    shard_counts_of,
 )
 from pipeline.compose import compose, help_text
 from pipeline.config import TRAIN_SCHEMAS, FullOrderConfig, Precision, TrainConfig, WandbConfig, to_stored
@@ -95,8 +96,13 @@ def _train(config: TrainConfig, world: World, opened: ExitStack) -> dict[str, An
     opened.callback(val_reader.close)
     num_samples = train_reader.num_samples
     batch_plan = plan_batch(config, num_samples=num_samples, world_size=world.size)
-    shard_counts = [shard.num_samples for shard in train_reader.split.shards]
-    order = build_order(config.order, shard_counts=shard_counts, slots=batch_plan.slots, seed=config.seed)
+    order = build_order(
+        config.order,
+        shard_counts=shard_counts_of(train_reader),
+        slots=batch_plan.slots,
+        seed=config.seed,
+        weights=config.data.weights,
+    )
     plan = plan_steps(config, steps_per_epoch=order.steps_per_epoch, micro_batches=batch_plan.micro_batches)
     fingerprint = fingerprint_of(config, train_reader)
     run = world.agree(lambda: open_run(config, fingerprint=fingerprint, total_steps=plan.total_steps))
@@ -159,7 +165,7 @@ def _train(config: TrainConfig, world: World, opened: ExitStack) -> dict[str, An
         "wall_s": time.perf_counter() - started_s,
         "world_size": world.size,
         "parameters": sum(parameter.numel() for parameter in module.model.parameters()),
-        "data": {"name": data_set.name, "path": config.data.path, "train_samples": num_samples},
+        "data": {"name": data_set.name, "paths": config.data.places, "train_samples": num_samples},
         **describe_machine(),
     }
     if world.rank == 0:
@@ -173,6 +179,7 @@ def fingerprint_of(config: TrainConfig, reader: Reader) -> dict[str, Any]:
         "data": reader.split.manifest_sha256,
         "order": type(config.order).__name__.removesuffix("OrderConfig").lower(),
         **{f"order.{name}": value for name, value in dataclasses.asdict(config.order).items()},
+        "data.weights": config.data.weights,
         "batch.size": config.batch.size,
         "seed": config.seed,
     }
@@ -222,7 +229,7 @@ def _announce(
     dropped = f", {order.num_dropped} of each epoch left out" if order.num_dropped else ""
     device = "GPU" if world.cuda else "CPU"
     sys.stdout.write(
-        f"{config.data.path}: {order.num_samples:,} images, batch {order.batch_size:,}{dropped}\n"
+        f"{' + '.join(config.data.places)}: {order.num_samples:,} images, batch {order.batch_size:,}{dropped}\n"
         f"{type(config.model).__name__.removesuffix('Config')}: {parameters / 1e6:.2f} million parameters,"
         f" {total_steps:,} steps on {world.size} {device} rank{'s' if world.size > 1 else ''} -> {run.folder}\n"
     )

@@ -203,7 +203,8 @@ class BatchLoader:
         """Return a buffer to fill; `prefetch` bounds how many there ever are."""
         if not self._free:
             shape = (self.slots, *self.reader.image_shape)
-            self._buffers.append(torch.empty(shape, dtype=torch.uint8, pin_memory=self.pin))
+            with torch.inference_mode(False):  # the threads that fill it are in no inference mode
+                self._buffers.append(torch.empty(shape, dtype=torch.uint8, pin_memory=self.pin))
             return len(self._buffers) - 1
         return self._free.pop()
 

@@ -32,8 +32,13 @@ Use = tuple[int, Int64Array]
 class Reader(Protocol):
     """Random access to the samples of a split."""
 
-    data_set: DataSet
-    split: Split
+    @property
+    def data_set(self) -> DataSet:
+        """The data set, the first of several."""
+
+    @property
+    def split(self) -> Split:
+        """The split, of several data sets all of their shards."""
 
     @property
     def num_samples(self) -> int:
