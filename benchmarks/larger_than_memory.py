@@ -149,7 +149,8 @@ def spawn(name: str, argv: Sequence[str]) -> Outcome:
 
 def run_child(options: argparse.Namespace, data_set: DataSet) -> Outcome:
     """Run a candidate in this process, which is put into its group before it takes memory for data."""
-    torch.set_num_threads(os.cpu_count() or 1)
+    # One thread of torch's own beside the loader's: two that share two cores with anything else wait for each other.
+    torch.set_num_threads(1 if options.child.startswith("training") else os.cpu_count() or 1)
     split, outcome = data_set.split("train"), Outcome()
     drop_cache(split)
     print("ready", flush=True)
@@ -294,7 +295,9 @@ def report(
     best = {name: sorted(outcome.mb_per_s for outcome in each)[len(each) // 2] for name, each in outcomes.items()}
     rows = []
     for name, each in outcomes.items():
-        read_bytes = [outcome.read_bytes / (outcome.samples * layout.record_bytes) for outcome in each]
+        # Of a whole epoch: what is read ahead of the last batch of one that was cut would count as waste.
+        is_whole = all(outcome.samples > split.num_samples - options.batch_size for outcome in each)
+        read_bytes = [is_whole * outcome.read_bytes / (outcome.samples * layout.record_bytes) for outcome in each]
         rows.append(
             [
                 name,
