@@ -67,33 +67,30 @@ def test_counts_become_rates_and_shares_with_their_units() -> None:
     assert counter_rates({}, passed_s=0.0, num_threads=1) == {}
 
 
-class Counts:
-    """What packed readers do while a test runs: those of training count, as if of remote JPEGs; slow where told to."""
+class CountingReader(PackedReader):
+    """Counts as a reader of remote JPEGs would."""
 
     sleep_s = 0.0
     images = 0
 
+    def fill(self, slots: Slots, *, epoch: int, out: torch.Tensor) -> Int64Array:
+        time.sleep(self.sleep_s)
+        labels = super().fill(slots, epoch=epoch, out=out)
+        self.images += len(slots)
+        return labels
+
+    def counters(self) -> dict[str, float]:
+        return {"read_bytes": 1000.0 * self.images, "cache_hits": 3.0 * self.images, "cache_misses": self.images}
+
 
 @pytest.fixture
-def counts(monkeypatch: pytest.MonkeyPatch) -> Counts:
-    counts = Counts()
-    fill = PackedReader.fill
-
-    def counting_fill(reader: PackedReader, slots: Slots, *, epoch: int, out: torch.Tensor) -> Int64Array:
-        time.sleep(counts.sleep_s)
-        counts.images += len(slots) if reader.split.name == "train" else 0
-        return fill(reader, slots, epoch=epoch, out=out)
-
-    def counters(_: PackedReader) -> dict[str, float]:
-        return {"read_bytes": 1000.0 * counts.images, "cache_hits": 3.0 * counts.images, "cache_misses": counts.images}
-
-    monkeypatch.setattr(PackedReader, "fill", counting_fill)
-    monkeypatch.setattr(PackedReader, "counters", counters, raising=False)
-    return counts
+def counting(monkeypatch: pytest.MonkeyPatch) -> type[CountingReader]:
+    monkeypatch.setattr("pipeline.build_data.PackedReader", CountingReader)
+    return CountingReader
 
 
 def test_what_a_reader_counts_is_logged_and_nothing_of_it_lost(
-    synthetic: DataSet, tmp_path: Path, counts: Counts
+    synthetic: DataSet, tmp_path: Path, counting: type[CountingReader]
 ) -> None:
     train_here(synthetic.root, tmp_path / "run", "trainer.max_epochs=2", "trainer.log_every_steps=3")
     rows = [row for row in metric_rows(tmp_path / "run") if "train/loss" in row]
@@ -146,9 +143,9 @@ def test_measuring_changes_nothing_of_the_run(
 
 
 def test_a_run_that_starves_says_so_without_waiting_for_its_loader_again(
-    synthetic: DataSet, tmp_path: Path, counts: Counts, monkeypatch: pytest.MonkeyPatch
+    synthetic: DataSet, tmp_path: Path, counting: type[CountingReader], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    counts.sleep_s = 0.2
+    monkeypatch.setattr(counting, "sleep_s", 0.2)
     monkeypatch.setattr(recorder, "LEAST_TRAINED_S", 0.0)
     summary = train_here(synthetic.root, tmp_path / "run", "trainer.max_epochs=1", "data.prefetch=1")
     assert summary["bounded_by"].startswith("data, ")
