@@ -9,7 +9,6 @@ one feed each, and the same batches from all of them.
 
 from __future__ import annotations
 
-import functools
 import logging
 import math
 import os
@@ -36,10 +35,9 @@ from pipeline.data.memory_room import available_bytes, paging_budget
 from pipeline.data.mixture import MixtureOrder, member_seed, size_weights
 from pipeline.data.order import FullOrder, SequentialOrder
 from pipeline.data.packed import PackedReader
-from pipeline.data.paged_feed import BLOCK_BYTES, RANDOM_BLOCK_BYTES, PagedFeed
+from pipeline.data.paged_feed import paged
 from pipeline.data.reader import MakeFeed, Reader
 from pipeline.data.remote_set import OpenedSet, make_feeds, open_data_set
-from pipeline.data.sample_ranges import encoded_ranges, packed_ranges
 from pipeline.data.shard_cache import CacheOptions
 from pipeline.data.window import WindowOrder
 from pipeline.data.working_set import allot
@@ -130,7 +128,7 @@ def _open_readers(
     try:
         for (opened, split), make_feed, budget_bytes in zip(parts, remote, _budgets(sizes, config, world), strict=True):
             if make_feed is None and budget_bytes is not None:
-                make_feed = _paged(opened.data_set, split, budget_bytes=budget_bytes)
+                make_feed = paged(opened.data_set, split.name, budget_bytes=budget_bytes, is_random=not split.in_runs)
             readers.append(open_reader(opened, split, config, make_feed=make_feed, world=world))
         if len(sets) == 1:
             return readers
@@ -147,13 +145,6 @@ def _budgets(sizes_bytes: Sequence[int], config: DataConfig, world: World) -> Se
         data_bytes=sum(sizes_bytes), available_bytes=available_bytes(), num_ranks=world.local_size
     )
     return [None] * len(sizes_bytes) if budget_bytes is None else allot(sizes_bytes, room_bytes=budget_bytes, ranks=1)
-
-
-def _paged(data_set: DataSet, wanted: Wanted, *, budget_bytes: int) -> MakeFeed:
-    split = data_set.split(wanted.name)
-    ranges_of = encoded_ranges(split) if data_set.packed is None else packed_ranges(data_set.packed, split)
-    block_bytes = BLOCK_BYTES if wanted.in_runs else RANDOM_BLOCK_BYTES
-    return functools.partial(PagedFeed, split, ranges_of, budget_bytes=budget_bytes, block_bytes=block_bytes)
 
 
 def open_reader(

@@ -12,6 +12,8 @@ import pytest
 from data_prep.config import PREPARE_SCHEMAS, VERIFY_SCHEMAS, PrepareConfig
 from pipeline.compose import Schemas, compose, first_difference, help_text, to_plain
 from pipeline.config import EVALUATE_SCHEMAS, TRAIN_SCHEMAS
+from pipeline.inspect_config import INSPECT_SCHEMAS
+from pipeline.plan_config import PLAN_SCHEMAS
 from pipeline.shards.errors import UserError
 from tiny_data import ROOT, run_module
 
@@ -20,6 +22,8 @@ COMMANDS: dict[str, Schemas] = {
     "verify": VERIFY_SCHEMAS,
     "train": TRAIN_SCHEMAS,
     "evaluate": EVALUATE_SCHEMAS,
+    "plan": PLAN_SCHEMAS,
+    "inspect": INSPECT_SCHEMAS,
 }
 REFUSED = [
     ("prepare", "sead=1", "'sead'.*did you mean seed"),
