@@ -276,7 +276,8 @@ class CacheFolder:
         for key, group in ranked:
             if group.is_published and uses[key] <= before and uses[key] < math.inf:
                 return
-            if group.lock(stack):
+            stack.callback(group.unlock)
+            if group.lock():
                 yield group
 
 
@@ -286,6 +287,7 @@ class _Group:
 
     files: list[tuple[Path, int]] = field(default_factory=list)
     used_s: float = 0.0
+    locks: list[int] = field(default_factory=list)
 
     @property
     def size_bytes(self) -> int:
@@ -295,8 +297,8 @@ class _Group:
     def is_published(self) -> bool:
         return any(self._carries_lock(path) and path.suffix != f".{PART}" for path, _ in self.files)
 
-    def lock(self, stack: ExitStack) -> bool:
-        """Lock the files for as long as the stack lives; False where somebody has them."""
+    def lock(self) -> bool:
+        """Lock the files; False where somebody has them."""
         for path, _ in self.files:
             if self._carries_lock(path):
                 try:
@@ -304,14 +306,20 @@ class _Group:
                     descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
                 except (FileNotFoundError, PermissionError):
                     return False
-                stack.callback(os.close, descriptor)
+                self.locks.append(descriptor)
                 if not _lock(descriptor, fcntl.LOCK_EX):
                     return False
         return True
 
+    def unlock(self) -> None:
+        while self.locks:
+            os.close(self.locks.pop())
+
     def remove(self) -> None:
+        """Remove the files, and give their disk back: while a descriptor is open it is taken."""
         for path, _ in sorted(self.files):
             path.unlink(missing_ok=True)
+        self.unlock()
 
     @staticmethod
     def _carries_lock(path: Path) -> bool:

@@ -8,6 +8,8 @@ import json
 import math
 import os
 import random
+import re
+import resource
 import signal
 import subprocess
 import sys
@@ -17,13 +19,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from shard_server import ShardServer, shard_server, write_entries
 
 from pipeline.data import cache_folder, download, shard_cache
 from pipeline.data.cache_folder import CacheEntry, CacheFolder, Pin
 from pipeline.data.shard_cache import CacheOptions, ShardCache
 from pipeline.shards.errors import DamageError, UserError
 from pipeline.storage import remote
+from shard_server import ShardServer, shard_server, write_entries
 from tiny_data import ROOT
 from waiting import wait_until
 
@@ -264,6 +266,32 @@ def test_a_full_disk_takes_what_is_not_in_use_and_then_says_so(
         assert not parts(tmp_path)
 
 
+def test_a_real_disk_that_is_too_small_takes_what_is_not_in_use_and_then_says_so(
+    server: ShardServer, files: Path, tmp_path: Path
+) -> None:
+    entries = write_entries(files, server.url, number=3, size_bytes=SHARD_BYTES)
+    disk = tmp_path / "cache"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=128k", "tmpfs", str(disk)]
+    try:
+        is_mounted = subprocess.run(mount, capture_output=True, check=False).returncode == 0
+    except FileNotFoundError:
+        is_mounted = False
+    if not is_mounted:
+        pytest.skip("a tmpfs cannot be mounted here, which takes root")
+    try:
+        cache = ShardCache(options(tmp_path, patience_s=0.3))
+        for entry in entries:
+            fetch_and_check(cache, entry, files)
+        assert len(cached(tmp_path)) == 2
+        with fetch(cache, entries[1]), fetch(cache, entries[2]):
+            with pytest.raises(UserError, match=r"the disk is full: no room for .*000.tar .*free some space"):
+                fetch(cache, entries[0])
+            assert not parts(tmp_path)
+    finally:
+        subprocess.run(["umount", "-l", str(disk)], check=True)
+
+
 def test_a_disk_that_fills_while_writing_is_one_line(
     server: ShardServer, files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -277,6 +305,14 @@ def test_a_disk_that_fills_while_writing_is_one_line(
     assert not parts(tmp_path)
 
 
+def test_a_limit_of_file_sizes_is_one_line(server: ShardServer, files: Path, tmp_path: Path) -> None:
+    entries = write_entries(files, server.url, number=1, size_bytes=SHARD_BYTES)
+    worker = start_worker(tmp_path, entries, max_bytes=10**9, seed=0, rounds=1, limit_bytes=SHARD_BYTES // 2)
+    _, stderr = worker.communicate(timeout=60)
+    assert re.search(r"UserError: cache.dir=.*: cannot be written to \(File too large\); free", stderr.splitlines()[-1])
+    assert not parts(tmp_path)
+
+
 def test_a_folder_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(UserError, match=r"cache.dir=.*/file/x: cannot be written to \(Not a directory\)"):
@@ -284,7 +320,7 @@ def test_a_folder_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:
 
 
 def start_worker(
-    tmp_path: Path, entries: list[CacheEntry], *, max_bytes: int, seed: int, rounds: int
+    tmp_path: Path, entries: list[CacheEntry], *, max_bytes: int, seed: int, rounds: int, limit_bytes: int | None = None
 ) -> subprocess.Popen[str]:
     told = tmp_path / "entries.json"
     told.write_text(json.dumps([[dataclasses.asdict(file) for file in entry.files] for entry in entries]))
@@ -295,6 +331,9 @@ def start_worker(
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=None
+        if limit_bytes is None
+        else lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit_bytes, limit_bytes)),
     )
 
 
