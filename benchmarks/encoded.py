@@ -8,7 +8,7 @@ turns, each in a fresh process, timed from its third batch on:
 
     crops decoded alone     libjpeg-turbo 3 decodes the rows and columns of the crops and nothing else: the limit
     tarmac                  BatchLoader and EncodedReader over shards of the encoded layout, antialiased
-    tarmac, no native code  the same as on a machine without a compiler: simplejpeg whole, Pillow's resize
+    tarmac, no native code  the same as on a machine without a compiler: simplejpeg whole, cykooz-resizer
     torch DataLoader        a data set of files; simplejpeg and OpenCV's linear resize, or Pillow
     webdataset              our shards: shuffle(1000), simplejpeg, WebLoader
     litdata, MosaicML       their own formats with the JPEGs' bytes, simplejpeg

@@ -60,8 +60,11 @@ def main(argv: list[str]) -> None:
             shutil.rmtree(part, ignore_errors=True)
             peer.prepare(files(folder), part)
             part.rename(folder / peer.store)
-        num_in(next(iter(peer.batches(folder, 8, 1))))
-        return
+        # One batch, so that a reader that does not run is found before the turns.
+        for batch in peer.batches(folder, 8, 1):
+            num_in(batch)
+            return
+        raise RuntimeError("it gives no batch")
     started_s, started_cpu_s, ended_cpu_s, num_images = 0.0, 0.0, 0.0, 0
     for number, batch in enumerate(peer.batches(folder, int(argv[3]), int(argv[4]))):
         num_images += num_in(batch)
@@ -232,16 +235,14 @@ def _litdata_sample(labelled: Labelled) -> dict[str, Any]:
 
 def litdata_loader(folder: Path, batch_size: int, workers: int) -> Iterable[Any]:
     litdata = import_module("litdata")
-
-    class Decoded(litdata.StreamingDataset):  # type: ignore[misc, name-defined]
-        def __getitem__(self, index: Any) -> Any:
-            sample = super().__getitem__(index)
-            return by_simplejpeg(sample["image"]), sample["class"]
-
-    data = Decoded(str(folder / "litdata"), shuffle=True, drop_last=True)
+    data = litdata.StreamingDataset(str(folder / "litdata"), shuffle=True, drop_last=True, transform=_decode_sample)
     return litdata.StreamingDataLoader(  # type: ignore[no-any-return]
         data, batch_size=batch_size, num_workers=workers, drop_last=True
     )
+
+
+def _decode_sample(sample: dict[str, Any]) -> tuple[Any, int]:
+    return by_simplejpeg(sample["image"]), sample["class"]
 
 
 def write_mosaicml(images: list[Labelled], out: Path) -> None:
@@ -349,7 +350,8 @@ def spdl_loader(folder: Path, batch_size: int, workers: int, *, decode: Callable
     random.shuffle(paths)
     builder = pipelines.PipelineBuilder().add_source(paths).pipe(decode, concurrency=workers)
     builder = builder.aggregate(batch_size, drop_last=True).pipe(np.stack).add_sink(2)
-    with builder.build(num_threads=workers + 1).auto_stop() as built:
+    built = builder.build(num_threads=workers + 1)
+    with built.auto_stop():
         yield from built
 
 

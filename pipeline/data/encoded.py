@@ -109,7 +109,7 @@ class EncodedReader:
         self._reading = threading.Lock()
         self.decoder = Decoder(threads=threads)
         if self.decoder.absence:
-            log.info("data: JPEGs of %s are decoded at about 2/3 of the speed: %s", split_name, self.decoder.absence)
+            log.info("data: JPEGs of %s are decoded at about 3/5 of the speed: %s", split_name, self.decoder.absence)
 
     @property
     def num_samples(self) -> int:

@@ -14,6 +14,9 @@ from PIL import Image
 REPOSITORY = Path(__file__).resolve().parents[2]
 LOADERS = ["memcpy alone", "floats written alone", "tarmac", "tarmac, 1,000 shards", "webdataset", "torch DataLoader"]
 
+JPEG_READERS = ["tarmac", "tarmac, no native code", "torch DataLoader, Pillow"]
+IN_FOLDER = ["--jpegs", "{folder}/jpegs.tar", "--cache", "{folder}"]
+
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
@@ -24,6 +27,11 @@ LOADERS = ["memcpy alone", "floats written alone", "tarmac", "tarmac, 1,000 shar
             "loader",
             ["--samples", "200", "--batch-size", "16", "--seconds", "0.1", "--only", *LOADERS, "--cache", "{folder}"],
             12,
+        ),
+        (
+            "encoded",
+            ["--images", "64", "--batch-size", "8", *IN_FOLDER, "--only", *JPEG_READERS],
+            4,
         ),
         ("train_wait", ["--samples", "300", "--steps", "3", "--ranks", "1", "--cache", "{folder}"], 2),
         ("prepare", ["--samples", "50", "--jpegs", ""], 2),

@@ -19,6 +19,8 @@ from pipeline.data.decode import JOB, Decoder, make_jobs
 from tiny_data import random_pixels
 
 NATIVE_FOLDER = Path(native.__file__).parent
+# Native code never differs from Pillow by more than 1; cykooz-resizer rounds twice.
+MOST_ROUNDED = 2
 SUBSAMPLINGS = {"4:4:4": 0, "4:2:2": 1, "4:2:0": 2}
 
 
@@ -68,10 +70,10 @@ def by_pillow(image: bytes, region: np.ndarray, box: np.ndarray, flip: bool, *, 
     return pixels[:, ::-1] if flip else pixels
 
 
-def assert_as_pillow(out: np.ndarray, images: list[bytes], views: Views) -> None:
+def assert_as_pillow(out: np.ndarray, images: list[bytes], views: Views, *, most: int = MOST_ROUNDED) -> None:
     for index, image in enumerate(images):
         wanted = by_pillow(image, views.regions[index], views.boxes[index], views.flips[index])
-        assert np.abs(out[index] - wanted).max() <= 1, index
+        assert np.abs(out[index] - wanted).max() <= most, index
 
 
 def views_of(sizes: list[tuple[int, int]], *, epoch: int, crop=None, size=(17, 23)) -> Views:
@@ -102,7 +104,7 @@ def test_crops_of_any_jpeg_are_those_of_its_whole_decode(
         views = views_of(sizes, epoch=0, crop=crop)
         out, failures = decode(decoder, images, views, sizes)
         assert failures == {}
-        assert_as_pillow(out, images, views)
+        assert_as_pillow(out, images, views, most=MOST_ROUNDED if decoder.absence else 1)
 
 
 def test_native_code_takes_every_plain_jpeg_itself() -> None:
@@ -142,7 +144,7 @@ def test_outputs_of_any_size_smaller_and_larger_than_the_crop(decoder: Decoder, 
         assert failures == {}
         for index, image in enumerate(images):
             wanted = by_pillow(image, views.regions[index], views.boxes[index], views.flips[index], size=size)
-            assert np.abs(out[index] - wanted).max() <= 1, index
+            assert np.abs(out[index] - wanted).max() <= MOST_ROUNDED, index
 
 
 def odd_images() -> dict[str, bytes]:
@@ -226,7 +228,7 @@ def test_the_two_ways_differ_by_roundings_alone(monkeypatch: pytest.MonkeyPatch)
     second = Decoder(threads=1)
     assert "TARMAC_NATIVE=0" in str(second.absence)
     found = [decode(decoder, images, views_of(sizes, epoch=0), sizes)[0].astype(int) for decoder in (first, second)]
-    assert np.abs(found[0] - found[1]).max() <= 1
+    assert np.abs(found[0] - found[1]).max() <= MOST_ROUNDED
 
 
 def test_the_job_has_one_form_in_c_and_in_python() -> None:
