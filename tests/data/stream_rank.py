@@ -10,12 +10,12 @@ import sys
 from pathlib import Path
 
 import torch
-from stream_shards import open_loader
 from torch import distributed
 
 from pipeline.config import Device
 from pipeline.shards.errors import run_entry_point
 from pipeline.world import join_world, leave_world
+from stream_shards import open_loader
 
 
 def main(argv: list[str]) -> int:

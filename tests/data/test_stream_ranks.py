@@ -10,8 +10,8 @@ import time
 from pathlib import Path
 
 import pytest
-from stream_shards import write_stream
 
+from stream_shards import write_stream
 from tiny_data import ROOT
 
 pytestmark = pytest.mark.slow
