@@ -345,7 +345,7 @@ def _names(sample: Sample, batch: GlobalBatch) -> str:
 
 def title_of(config: InspectConfig, batch: GlobalBatch) -> str:
     """Return the line above the pictures."""
-    what = config.run or config.data.path
+    what = config.run or " + ".join(config.data.places)
     epoch_step = (batch.step - 1) % batch.steps_per_epoch + 1
     shown = f"{len(batch.samples):,} of {batch.num_slots:,} slots"
     sides = "" if batch.is_untouched else " Left: as stored. Right: as the model is trained on it."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from pipeline.training.checkpoint import stored_checkpoints
 from pipeline.training.module import ClassifierModule
 from runs import sample_ids, train_here
 from shard_server import shard_server
+from synthetic_data import make_synthetic
 from tiny_data import prepare_pictures, random_pixels, rows_of, stored_image, write_pictures
 
 # 100 samples in batches of 12: 8 steps an epoch.
@@ -122,6 +124,19 @@ def test_at_a_url_the_same_is_shown_as_in_the_folder(tmp_path: Path, layout: str
             assert np.array_equal(ours.before_HWC, theirs.before_HWC)
     fetched = {name for name in server.requests if name.endswith(".tar")}
     assert fetched == {f"train/{sample.shard}" for sample in here.samples}
+
+
+def test_of_a_mixture_each_image_names_its_data_set(tmp_path: Path, fed: Fed) -> None:
+    sets = []
+    for name, seed in (("one", 0), ("two", 1)):
+        options = ["source.samples=20", "source.val_samples=3", "source.classes=3", f"source.seed={seed}"]
+        sets.append(make_synthetic(tmp_path / name, *options))
+    run = tmp_path / "run"
+    paths = f"data.paths=[{sets[0].root},{sets[1].root}]"
+    train_here(sets[0].root, run, paths, "data.weights=[3,1]", "batch.size=8", "trainer.max_epochs=1")
+    batch = look(f"run={run}", "step=2")
+    assert_shows(batch, sets[0], fed[2])
+    assert Counter(sample.shard.split("/")[0] for sample in batch.samples) == {"one": 6, "two": 2}
 
 
 def test_a_resumed_run_is_shown_as_it_was_fed(synthetic: DataSet, tmp_path: Path, fed: Fed) -> None:
