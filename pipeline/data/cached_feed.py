@@ -78,8 +78,10 @@ class CachedFeed:
         self._number_of = {entry.key: number for number, entry in enumerate(entries)}
         self._pins: dict[int, Pin] = {}
         self._is_checked = self._is_closed = False
-        # What follows is read and written under the lock.
-        self._changed = threading.Condition()
+        # What follows is read and written under one lock; who waits for a shard is woken by `_changed`, who fetches by
+        # `_work`: a step that ends wakes one thread.
+        lock = threading.RLock()
+        self._changed, self._work = threading.Condition(lock), threading.Condition(lock)
         self._plan = FetchPlan(self._bytes, share_bytes=share_bytes)
         self._generation = 0
         self._num_fetching = 0
@@ -111,7 +113,7 @@ class CachedFeed:
             self._failed.clear()
             self._resting_until_s = 0.0
             self._start_threads()
-            self._changed.notify_all()
+            self._work.notify_all()
 
     def wait_for(self, shards: Int64Array) -> None:
         """Return when these shards and their sidecars are at hand; they stay until their step is finished."""
@@ -128,8 +130,9 @@ class CachedFeed:
     def finish(self, step: int) -> None:
         with self._changed:
             self._plan.finish(step)
-            self._resting_until_s = 0.0
-            self._changed.notify_all()
+            if self._plan.has_work:
+                self._resting_until_s = 0.0
+                self._work.notify()
 
     def counting_parts(self) -> tuple[object, ...]:
         return (self.cache,)
@@ -139,6 +142,7 @@ class CachedFeed:
         with self._changed:
             self._is_closed = True
             self._changed.notify_all()
+            self._work.notify_all()
         for thread in self._threads:
             thread.join()
         for shard in list(self._pins):
@@ -151,7 +155,7 @@ class CachedFeed:
         self._awaited.update(awaited)
         self._start_threads()
         self._resting_until_s = 0.0
-        self._changed.notify_all()
+        self._work.notify_all()
         try:
             while not self._plan.held[missing].all():
                 if self._is_closed:
@@ -225,9 +229,10 @@ class CachedFeed:
                 if (chosen := self._choose()) is not None:
                     self._plan.take(chosen)
                     self._num_fetching += 1
+                    self._work.notify()
                     return chosen, self._generation
                 is_blocked = self._plan.first_wanted() is not None
-                self._changed.wait(0.001 if has_more else _REST_S if is_blocked else None)
+                self._work.wait(0.001 if has_more else _REST_S if is_blocked else None)
         return None
 
     def _choose(self) -> int | None:

@@ -59,6 +59,11 @@ class FetchPlan:
         self._wanted: dict[int, int] = {}
         self._taken: dict[int, int] = {}
 
+    @property
+    def has_work(self) -> bool:
+        """Whether a step that ends may give a fetcher something to do."""
+        return bool(self._wanted) or not (self._at_end or (self.share_bytes is None and self._all_are_seen()))
+
     def begin(self, steps: Iterator[StepShards]) -> None:
         """Begin an iteration. What is held stays, until it is known to have no use."""
         self._steps, self._at_end = steps, False
