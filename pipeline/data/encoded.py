@@ -8,9 +8,9 @@ and how large, its shard's sidecar says, so that what will be seen of it is know
 layout and foreign ones are read alike.
 
 Memory: 32 bytes a sample, and a thread's own while it decodes. Of an image of 12 million pixels that is 0.8 MB for a
-sequential JPEG (the rows that the filter covers at once), 35 MB for a progressive one (its coefficients: 3 bytes a pixel
-where colours are halved both ways, at most 6), 88 MB for any JPEG without native code, and 141 MB for PNG, WebP and
-what else is left to Pillow (12 bytes a pixel).
+sequential JPEG (the rows that the filter covers at once), 35 MB for a progressive one (its coefficients: 3 bytes a
+pixel where colours are halved both ways, at most 6), 88 MB for any JPEG without native code, and 141 MB for PNG, WebP
+and what else is left to Pillow (12 bytes a pixel).
 
 Axes: B batch, H height, W width, C channels, K labels.
 """
