@@ -116,11 +116,11 @@ def is_installed(name: str) -> bool:
 
 
 def is_prepared(name: str, folder: Path) -> bool:
-    """Make what a way reads, where that was not done before, and try it; say so where it fails."""
+    """Make what a way reads, where that was not done before, and try what may fail; say so where it does."""
     try:
         run_program("prepare", name, str(folder))
-        for kind in WAYS[name].kinds:
-            run_way(name, folder, "16", "1", kind, "0.1")
+        if WAYS[name].package != "torch" or WAYS[name].rate is not None:
+            run_way(name, folder, "16", "1", WAYS[name].kinds[-1], "0.1")
     except UserError as error:
         print(f"{name} left out: {error}\n")
         return False
