@@ -50,7 +50,7 @@ from benchmarks.measure import REPOSITORY, print_conditions, print_table, rate_t
 from benchmarks.prepare import add_jpegs_options, check_jpegs, unpacked
 from benchmarks.prepare_peers import repeated
 from pipeline.data.crop import RandomCrop
-from pipeline.data.decode import _libjpegs, make_jobs
+from pipeline.data.decode import libjpegs, make_jobs
 from pipeline.shards.errors import UserError, run_entry_point
 from pipeline.shards.index import read_index
 from pipeline.shards.manifest import read_data_set
@@ -181,7 +181,7 @@ def build_limit(folder: Path, *, threads: int, cpu_ms: list[float]) -> Callable[
     flags = ["-O3", "-std=gnu11", "-shared", "-fPIC", "-o", str(library_path)]
     subprocess.run(["cc", *flags, *map(str, sources), "-ldl", "-lm"], check=True)
     library = ctypes.CDLL(str(library_path))
-    if all(library.tarmac_jpeg_open(path.encode()) for path in _libjpegs()):
+    if all(library.tarmac_jpeg_open(path.encode()) for path in libjpegs()):
         print(f"{LIMIT} left out: no libjpeg-turbo 3\n")
         return None
     split = read_data_set(folder / "tarmac").split("train")

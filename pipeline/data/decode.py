@@ -265,12 +265,12 @@ def _with_libjpeg(library: ctypes.CDLL) -> ctypes.CDLL | Absent:
     pointers = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64, ctypes.POINTER(ctypes.c_int64), ctypes.c_void_p)
     library.tarmac_decode_jpegs.argtypes = (*pointers, ctypes.c_int, ctypes.c_int)
     assert library.tarmac_jpeg_job_bytes() == JOB.itemsize
-    if any(library.tarmac_jpeg_open(path.encode()) == 0 for path in _libjpegs()):
+    if any(library.tarmac_jpeg_open(path.encode()) == 0 for path in libjpegs()):
         return library
     return Absent(reason="no libjpeg-turbo 3 was found: Pillow's wheel has one (pip install --force-reinstall pillow)")
 
 
-def _libjpegs() -> Iterator[str]:
+def libjpegs() -> Iterator[str]:
     """Yield where a libjpeg of interface 62 may be: in Pillow's wheels for Linux, for macOS, in the system."""
     folder = Path(PIL.__file__).parent
     wheels = (folder.parent / "pillow.libs").glob("libjpeg-*.so.62*"), (folder / ".dylibs").glob("libjpeg.62*.dylib")
