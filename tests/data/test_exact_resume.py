@@ -24,9 +24,12 @@ from pipeline.data.reader import MakeFeed, Reader, Use
 from pipeline.data.remote_set import make_feeds, open_data_set
 from pipeline.data.sample_ranges import encoded_ranges, packed_ranges
 from pipeline.data.shard_cache import CacheOptions
+from pipeline.data.stream import StreamOrder
 from pipeline.data.window import WindowOrder
 from pipeline.shards.manifest import DataSet
 from served import served
+from stream_shards import open_reader as open_stream
+from stream_shards import write_stream
 from synthetic_data import make_synthetic
 from tiny_data import prepare_pictures, write_pictures
 
@@ -136,6 +139,15 @@ def test_remote_shards_through_the_cache(
         # Six ranks' windows would not go into the smaller cache at once.
         shapes = SHAPES if order == "full" else [shape for shape in SHAPES if shape.world_size <= 2]
         assert_resumes_exactly(open_rank, shapes=shapes)
+
+
+def test_a_stream_does_not_resume_exactly_and_that_is_seen(tmp_path: Path) -> None:
+    """The other side: what says of itself that it goes on with other samples is found to."""
+    shards = write_stream(tmp_path / "web", counts=[20, 7, 13])
+    order = StreamOrder(num_samples=40, batch_size=BATCH_SIZE)
+    one_rank = [shape for shape in SHAPES if shape.world_size == 1]
+    with pytest.raises(AssertionError, match=r"step 1: other (labels|images)"):
+        assert_resumes_exactly(lambda _: (open_stream(shards, num_samples=40), order), shapes=one_rank)
 
 
 # Going on costs nothing: a billion samples, of which none is stored.
