@@ -317,7 +317,14 @@ class PagedFeed:
 
     def _drop(self, blocks: Int64Array) -> None:
         for shard, offset, size_bytes in self._blocks.runs(blocks):
-            self._pool.submit(self._pages.drop, shard, offset, size_bytes)
+            self._pool.submit(self._let_go, shard, offset, size_bytes)
+
+    def _let_go(self, shard: int, offset: int, size_bytes: int) -> None:
+        """Drop a run; in any of the threads."""
+        try:
+            self._pages.drop(shard, offset, size_bytes)
+        except Exception as error:
+            self._fail(error)
 
     def _fail(self, error: Exception) -> None:
         """Tell whoever waits: nobody looks at a thread."""
