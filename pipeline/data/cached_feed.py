@@ -316,8 +316,9 @@ class CachedFeed:
     def _too_much(self, needed_bytes: int, share_bytes: int) -> UserError:
         return UserError(
             f"split {self._split.name}: this order reads {needed_bytes:,} bytes of shards at a time or more, and"
-            f" cache.max_bytes={self.cache.options.max_bytes} leaves a rank {share_bytes:,} for them: add order=window"
-            f" (or smaller windows, fewer lanes), or let the cache hold everything: cache.max_bytes={self._all_bytes}"
+            f" cache.max_bytes={self.cache.options.max_bytes} leaves a rank {share_bytes:,} for them: read less at"
+            " a time (order=window, smaller windows or batches, fewer lanes), or let the cache hold everything:"
+            f" cache.max_bytes={self._all_bytes}"
         )
 
     def _start_threads(self) -> None:

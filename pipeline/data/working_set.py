@@ -17,9 +17,6 @@ import numpy as np
 
 from pipeline.data.order import Int64Array
 
-# A split of at most this part of the room stays whole, where not all do.
-SMALL_SPLITS = 8
-
 
 class WorkingSet:
     """First and last uses of each shard, in steps counted from 0."""
@@ -51,6 +48,8 @@ class WorkingSet:
 def allot(sizes_bytes: Sequence[int], *, room_bytes: int, ranks: int) -> list[int | None]:
     """Share a cache out among the splits that a run reads, and the ranks of a machine.
 
+    Half of the room goes to all splits alike, half by their sizes; what a small one does not need, the others have.
+
     Returns:
         For each split the bytes that a rank may hold, None where the whole split may stay for good.
     """
@@ -58,13 +57,14 @@ def allot(sizes_bytes: Sequence[int], *, room_bytes: int, ranks: int) -> list[in
     if sum(sizes_bytes) <= room_bytes:
         return shares
     left_bytes = room_bytes
-    rest: list[int] = []
-    for number in sorted(range(len(sizes_bytes)), key=lambda number: sizes_bytes[number]):
-        if sizes_bytes[number] <= left_bytes // SMALL_SPLITS:
-            left_bytes -= sizes_bytes[number]
-        else:
-            rest.append(number)
-    rest_bytes = sum(sizes_bytes[number] for number in rest)
+    rest = sorted(range(len(sizes_bytes)), key=lambda number: sizes_bytes[number])
+
+    def share_of(number: int) -> int:
+        rest_bytes = sum(sizes_bytes[other] for other in rest)
+        return left_bytes // 2 // len(rest) + left_bytes // 2 * sizes_bytes[number] // rest_bytes
+
+    while sizes_bytes[rest[0]] <= share_of(rest[0]):
+        left_bytes -= sizes_bytes[rest.pop(0)]
     for number in rest:
-        shares[number] = left_bytes * sizes_bytes[number] // rest_bytes // ranks
+        shares[number] = share_of(number) // ranks
     return shares

@@ -141,6 +141,10 @@ def test_a_window_order_needs_its_windows_and_little_more(lanes: int) -> None:
     assert 4 * lanes <= seen.max_bytes() <= 6 * lanes + 2
 
 
+def test_a_small_validation_split_stays_whole_and_training_has_the_rest() -> None:
+    assert allot([1000, 90], room_bytes=500, ranks=2) == [205, None]
+
+
 @given(st.lists(st.integers(0, 1000), min_size=1, max_size=5), st.integers(0, 4000), st.integers(1, 8))
 def test_shares_together_never_exceed_the_room(sizes: list[int], room_bytes: int, ranks: int) -> None:
     shares = allot(sizes, room_bytes=room_bytes, ranks=ranks)

@@ -183,7 +183,7 @@ def test_an_order_that_the_cache_cannot_hold_is_refused_at_the_start_with_what_t
     opened = opened_at(server.url, tmp_path, num_shards=8)
     reader = reader_of(opened)
     with pytest.raises(
-        UserError, match=r"split train: this order reads .* add order=window .* cache.max_bytes="
+        UserError, match=r"split train: this order reads .* read less at a time .order=window, .* cache.max_bytes="
     ) as caught:
         next(batches(reader, full_order(packed, batch_size=batch_size)))
     assert not [name for name in server.requests if name.endswith(".tar")]
@@ -199,7 +199,7 @@ def test_windows_larger_than_the_cache_are_refused_at_the_start(
     packed: DataSet, server: ShardServer, tmp_path: Path
 ) -> None:
     reader = reader_of(opened_at(server.url, tmp_path, num_shards=3.5))
-    with pytest.raises(UserError, match="or smaller windows, fewer lanes"):
+    with pytest.raises(UserError, match="smaller windows or batches, fewer lanes"):
         next(batches(reader, window_order(packed)))
     reader.close()
 
