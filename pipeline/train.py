@@ -125,6 +125,8 @@ def _train(config: TrainConfig, world: World, opened: ExitStack) -> dict[str, An
     )
     opened.callback(train_loader.close)
     opened.callback(val_loader.close)
+    world.agree_all(lambda: train_loader.get_ready(run.finished_steps))
+    world.agree_all(lambda: val_loader.get_ready(0))
     metric_log = _open_metric_log(config, run) if world.rank == 0 else None
     if metric_log is not None:
         opened.callback(metric_log.close)

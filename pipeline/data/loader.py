@@ -122,6 +122,14 @@ class BatchLoader:
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Nothing to load; see `state_dict`."""
 
+    def get_ready(self, first_step: int) -> None:
+        """Let the reader know what will be read from a step on: it may begin to fetch, and says now what cannot work.
+
+        Raises:
+            UserError: the order needs more of a remote split at a time than the cache may hold.
+        """
+        self.reader.start(self._uses(first_step))
+
     def to_device(self, batch: Batch, device: torch.device) -> Batch:
         """Return a batch of this loader on `device`; its buffer is not filled again before they have left."""
         moved = batch.to(device)

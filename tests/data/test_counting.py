@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from shard_server import shard_server
 
 from pipeline.data.concat import ConcatReader
 from pipeline.data.counting import counters_of
@@ -19,6 +18,7 @@ from pipeline.data.packed import PackedReader
 from pipeline.data.remote_set import make_feeds, open_data_set
 from pipeline.data.shard_cache import CacheOptions
 from pipeline.shards.manifest import DataSet
+from shard_server import shard_server
 from tiny_data import prepare_pictures, rows_of, write_pictures
 
 
