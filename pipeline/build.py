@@ -19,7 +19,6 @@ from torch import nn
 
 from pipeline.config import (
     AdamWConfig,
-    AugmentConfig,
     BottleneckMlpConfig,
     ConstantConfig,
     CosineConfig,
@@ -32,7 +31,6 @@ from pipeline.config import (
     ObjectiveConfig,
     OptimizerConfig,
     Precision,
-    ResizedCropConfig,
     ScheduleConfig,
     SgdConfig,
     TrainConfig,
@@ -40,6 +38,7 @@ from pipeline.config import (
 )
 from pipeline.data.order import FullOrder
 from pipeline.data.window import WindowOrder
+from pipeline.data_config import AugmentConfig, ResizedCropConfig
 from pipeline.model.mlp import bottleneck_mlp, mlp
 from pipeline.shards.keyed import make_key
 from pipeline.shards.manifest import DataSet

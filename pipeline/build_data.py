@@ -11,24 +11,13 @@ from __future__ import annotations
 
 import logging
 import math
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from pipeline.config import (
-    FULL_BATCH,
-    AugmentConfig,
-    CacheConfig,
-    Check,
-    DataConfig,
-    FullOrderConfig,
-    OrderConfig,
-    ResizedCropConfig,
-    TrainConfig,
-    WindowOrderConfig,
-)
+from pipeline.config import TrainConfig
 from pipeline.data.concat import ConcatReader
 from pipeline.data.crop import CentreCrop, Crop, RandomCrop
+from pipeline.data.decode import num_processors
 from pipeline.data.encoded import EncodedReader
 from pipeline.data.loader import BatchLoader
 from pipeline.data.memory_room import available_bytes, paging_budget
@@ -39,8 +28,21 @@ from pipeline.data.paged_feed import paged
 from pipeline.data.reader import MakeFeed, Reader
 from pipeline.data.remote_set import OpenedSet, make_feeds, open_data_set
 from pipeline.data.shard_cache import CacheOptions
+from pipeline.data.stream import StreamOrder, StreamReader, stream_facts
+from pipeline.data.stream_source import expand_shards
 from pipeline.data.window import WindowOrder
 from pipeline.data.working_set import allot
+from pipeline.data_config import (
+    FULL_BATCH,
+    AugmentConfig,
+    CacheConfig,
+    Check,
+    DataConfig,
+    FullOrderConfig,
+    OrderConfig,
+    ResizedCropConfig,
+    WindowOrderConfig,
+)
 from pipeline.shards.check import find_damage
 from pipeline.shards.errors import DamageError, UserError
 from pipeline.shards.manifest import DataSet, ShardEntry
@@ -53,7 +55,7 @@ AUTO_CHECK_BYTES = 4 << 30
 # The side that encoded images are brought to where none is asked for: that of the bottleneck MLP's presets.
 ENCODED_RESOLUTION = 64
 
-TrainingOrder = FullOrder | WindowOrder | MixtureOrder
+TrainingOrder = FullOrder | WindowOrder | MixtureOrder | StreamOrder
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,11 +65,13 @@ class Wanted:
     Attributes:
         crop: what is seen of its images, where these are encoded.
         in_runs: whether its order reads shards in long runs, and not a sample here and there.
+        seed: of a stream's shuffling.
     """
 
     name: str
     crop: Crop = field(default_factory=lambda: CentreCrop(frac=1.0))
     in_runs: bool = True
+    seed: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,6 +95,9 @@ def open_splits(
         UserError: there is no such data set or split, or training cannot take it.
         DamageError: a file is not what the manifest says.
     """
+    if config.stream is not None:
+        streams: list[Reader] = [_open_stream(config, split, world) for split in wanted]
+        return streams[0].data_set, streams
     options = CacheOptions(
         dir=cache.dir, max_bytes=cache.max_bytes, patience_s=cache.patience_s, recheck=config.check is Check.full
     )
@@ -170,15 +177,42 @@ def open_reader(
         wanted.name,
         size=(side, side),
         crop=wanted.crop,
-        threads=config.decode_threads or max(1, num_processors() // world.local_size),
+        threads=_decode_threads(config, world),
         verify=config.verify_records,
         make_feed=make_feed,
     )
 
 
-def num_processors() -> int:
-    """Return how many processors this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def _open_stream(config: DataConfig, wanted: Wanted, world: World) -> StreamReader:
+    """Return the reader of the stream to train on, or, for the split of that name, to evaluate on."""
+    is_val = wanted.name == config.val_split
+    shards = expand_shards(config.val_stream if is_val else config.stream)
+    side = config.resolution or ENCODED_RESOLUTION
+    facts = stream_facts(
+        shards,
+        split=wanted.name,
+        num_samples=(config.val_stream_samples if is_val else config.stream_samples_per_epoch) or 0,
+        num_classes=config.stream_classes or 0,
+        size=(side, side),
+    )
+    return StreamReader(
+        shards,
+        facts=facts,
+        crop=wanted.crop,
+        seed=wanted.seed,
+        rank=world.rank,
+        world_size=world.size,
+        shuffle_samples=config.stream_shuffle,
+        in_order=is_val,
+        resampled=config.stream_resampled,
+        max_rejected=config.stream_max_rejected,
+        label_field=config.stream_label_field,
+        threads=_decode_threads(config, world),
+    )
+
+
+def _decode_threads(config: DataConfig, world: World) -> int:
+    return config.decode_threads or max(1, num_processors() // world.local_size)
 
 
 def build_crop(config: AugmentConfig, *, seed: int) -> Crop:

@@ -197,3 +197,9 @@ def _leaf_names(tree: DictConfig, path: str = "") -> Iterator[str]:
         node = tree._get_node(key)
         if isinstance(node, DictConfig) and not node._is_none() and not node._is_missing():
             yield from _leaf_names(node, f"{path}{key}.")
+
+
+def require(condition: bool, message: str) -> None:
+    """Refuse a value of a config: raise ValueError, which `compose` tells the user as one line."""
+    if not condition:
+        raise ValueError(message)

@@ -15,150 +15,20 @@ from typing import Any
 from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from pipeline.compose import to_plain
+from pipeline.compose import require, to_plain
+from pipeline.data_config import (
+    FULL_BATCH,
+    AugmentConfig,
+    BatchConfig,
+    CacheConfig,
+    Check,
+    DataConfig,
+    FullOrderConfig,
+    OrderConfig,
+    ResizedCropConfig,
+    WindowOrderConfig,
+)
 from pipeline.shards.errors import UserError
-
-FULL_BATCH = "full"
-
-
-def _require(condition: bool, message: str) -> None:
-    if not condition:
-        raise ValueError(message)
-
-
-class Check(Enum):
-    """How much of the data to re-read before training starts."""
-
-    auto = "auto"
-    full = "full"
-    sizes = "sizes"
-
-
-@dataclass(slots=True, kw_only=True)
-class DataConfig:
-    path: str = field(default="data/default", metadata={"help": "folder or URL of the data set"})
-    paths: list[str] | None = field(default=None, metadata={"help": "data sets to mix; null: data.path alone"})
-    weights: list[int] | None = field(
-        default=None, metadata={"help": "whole numbers, the shares of data.paths in each batch; null: by their sizes"}
-    )
-    train_split: str = field(default="train", metadata={"help": "split to train on"})
-    val_split: str = field(default="val", metadata={"help": "split to evaluate on"})
-    check: Check = field(
-        default=Check.auto, metadata={"help": "full: checksums of all shards; sizes: lengths only; auto: full to 4 GB"}
-    )
-    prefetch: int = field(default=3, metadata={"help": "batches kept ready ahead of the step"})
-    resolution: int | None = field(
-        default=None, metadata={"help": "side that encoded images are brought to; null: 64; packed ones have their own"}
-    )
-    decode_threads: int | None = field(
-        default=None, metadata={"help": "threads of a rank that decode encoded images; null: its share of the cores"}
-    )
-    memory_bytes: int | None = field(
-        default=None,
-        metadata={"help": "bytes of local shards in memory, each rank; null: all, or half of it where they do not fit"},
-    )
-    verify_records: bool = field(
-        default=False, metadata={"help": "check the CRC-32 of each encoded record when it is first read"}
-    )
-
-    @property
-    def places(self) -> list[str]:
-        """Folders and URLs of all data sets."""
-        return self.paths or [self.path]
-
-    def __post_init__(self) -> None:
-        _require(self.paths is None or len(self.paths) >= 1, "data.paths=[]: at least one, or null, wanted")
-        given = f"data.weights={self.weights}"
-        _require(self.weights is None or self.paths is not None, f"{given}: says how data.paths are mixed, give these")
-        fitting = self.weights is None or len(self.weights) == len(self.paths or [])
-        _require(fitting, f"{given}: one for each of the {len(self.paths or [])} data.paths wanted")
-        _require(min(self.weights or [1]) >= 1, f"{given}: at least 1 each wanted")
-        _require(self.prefetch >= 1, f"data.prefetch={self.prefetch}: at least 1 wanted")
-        for name in ("resolution", "decode_threads", "memory_bytes"):
-            value = getattr(self, name)
-            _require(value is None or value >= 1, f"data.{name}={value}: at least 1, or null, wanted")
-
-
-@dataclass(slots=True, kw_only=True)
-class CacheConfig:
-    dir: str = field(default="~/.cache/tarmac", metadata={"help": "folder of this machine for shards from a URL"})
-    max_bytes: int = field(default=100_000_000_000, metadata={"help": "what all files in it may have together"})
-    patience_s: float = field(
-        default=600.0, metadata={"help": "how long a server may fail, or the cache be full, before that is an error"}
-    )
-
-    def __post_init__(self) -> None:
-        _require(self.max_bytes >= 1, f"cache.max_bytes={self.max_bytes}: at least 1 wanted")
-        _require(self.patience_s >= 0, f"cache.patience_s={self.patience_s}: at least 0 wanted")
-
-
-@dataclass(slots=True, kw_only=True)
-class BatchConfig:
-    size: int | str = field(
-        default=256, metadata={"help": "samples in one update, over all ranks; 'full': the whole split"}
-    )
-    micro_size: int | None = field(
-        default=None, metadata={"help": "samples in one forward pass, over all ranks; null: the whole batch"}
-    )
-
-    def __post_init__(self) -> None:
-        valid = self.size == FULL_BATCH or (isinstance(self.size, int) and self.size >= 1)
-        _require(valid, f"batch.size={self.size}: a whole number from 1, or full, wanted")
-        micro_valid = self.micro_size is None or self.micro_size >= 1
-        _require(micro_valid, f"batch.micro_size={self.micro_size}: at least 1, or null, wanted")
-
-
-@dataclass(slots=True, kw_only=True)
-class OrderConfig:
-    """Any order of training; the group `order` picks the subclass."""
-
-
-@dataclass(slots=True, kw_only=True)
-class FullOrderConfig(OrderConfig):
-    pass
-
-
-@dataclass(slots=True, kw_only=True)
-class WindowOrderConfig(OrderConfig):
-    lanes: int = field(
-        default=8, metadata={"help": "parts of a batch that read shards of their own; no fewer than hosts; divides it"}
-    )
-    window_chunks: int = field(default=4, metadata={"help": "chunks of a lane whose samples are mixed"})
-    chunk_samples: int | None = field(
-        default=None,
-        metadata={"help": "samples of one shard that stay together; null: a whole shard, read once an epoch"},
-    )
-
-    def __post_init__(self) -> None:
-        for name in ("lanes", "window_chunks", "chunk_samples"):
-            value = getattr(self, name)
-            _require(value is None or value >= 1, f"order.{name}={value}: at least 1 wanted")
-
-
-@dataclass(slots=True, kw_only=True)
-class AugmentConfig:
-    flip: bool = field(default=False, metadata={"help": "mirror each image with probability 1/2"})
-    crop_padding: int = field(default=0, metadata={"help": "shift by up to this many pixels, zeros come in; 0: off"})
-
-    def __post_init__(self) -> None:
-        _require(self.crop_padding >= 0, f"augment.crop_padding={self.crop_padding}: at least 0 wanted")
-
-
-@dataclass(slots=True, kw_only=True)
-class ResizedCropConfig(AugmentConfig):
-    flip: bool = field(default=True, metadata={"help": "mirror each image with probability 1/2"})
-    least_area_frac: float = field(default=0.08, metadata={"help": "least share of the image's area that is seen"})
-    most_area_frac: float = field(default=1.0, metadata={"help": "greatest share of the image's area that is seen"})
-    least_aspect: float = field(default=0.75, metadata={"help": "least width over height of what is seen"})
-    most_aspect: float = field(default=4 / 3, metadata={"help": "greatest width over height of what is seen"})
-
-    def __post_init__(self) -> None:
-        _require(self.crop_padding == 0, f"augment.crop_padding={self.crop_padding}: a resized crop takes none")
-        areas, aspects = (self.least_area_frac, self.most_area_frac), (self.least_aspect, self.most_aspect)
-        _require(
-            0 < areas[0] <= areas[1] <= 1, f"augment.least_area_frac, most_area_frac = {areas}: 0 < least <= most <= 1"
-        )
-        _require(0 < aspects[0] <= aspects[1], f"augment.least_aspect, most_aspect = {aspects}: 0 < least <= most")
 
 
 class Activation(Enum):
@@ -197,9 +67,9 @@ class MlpConfig(ModelConfig):
     dropout: float = field(default=0.0, metadata={"help": "share of hidden units to drop in training"})
 
     def __post_init__(self) -> None:
-        _require(self.depth >= 0 and self.width >= 1, f"model.depth={self.depth}, model.width={self.width}: from 0, 1")
-        _require(all(width >= 1 for width in self.hidden or []), f"model.hidden={self.hidden}: at least 1 each wanted")
-        _require(0 <= self.dropout < 1, f"model.dropout={self.dropout}: 0 <= dropout < 1 wanted")
+        require(self.depth >= 0 and self.width >= 1, f"model.depth={self.depth}, model.width={self.width}: from 0, 1")
+        require(all(width >= 1 for width in self.hidden or []), f"model.hidden={self.hidden}: at least 1 each wanted")
+        require(0 <= self.dropout < 1, f"model.dropout={self.dropout}: 0 <= dropout < 1 wanted")
 
     @property
     def widths(self) -> list[int]:
@@ -215,8 +85,8 @@ class BottleneckMlpConfig(ModelConfig):
 
     def __post_init__(self) -> None:
         sizes = (self.depth, self.width, self.expansion)
-        _require(min(sizes) >= 1, f"model.depth, width, expansion = {sizes}: at least 1 each wanted")
-        _require(0 <= self.dropout < 1, f"model.dropout={self.dropout}: 0 <= dropout < 1 wanted")
+        require(min(sizes) >= 1, f"model.depth, width, expansion = {sizes}: at least 1 each wanted")
+        require(0 <= self.dropout < 1, f"model.dropout={self.dropout}: 0 <= dropout < 1 wanted")
 
 
 @dataclass(slots=True, kw_only=True)
@@ -230,7 +100,7 @@ class CrossEntropyConfig(ObjectiveConfig):
 
     def __post_init__(self) -> None:
         valid = 0 <= self.label_smoothing < 1
-        _require(valid, f"objective.label_smoothing={self.label_smoothing}: 0 <= label_smoothing < 1 wanted")
+        require(valid, f"objective.label_smoothing={self.label_smoothing}: 0 <= label_smoothing < 1 wanted")
 
 
 @dataclass(slots=True, kw_only=True)
@@ -246,8 +116,8 @@ class OptimizerConfig:
     weight_decay: float = field(default=0.0, metadata={"help": "applied to matrices, not to biases and norms"})
 
     def __post_init__(self) -> None:
-        _require(self.rate >= 0, f"optimizer.rate={self.rate}: at least 0 wanted")
-        _require(self.weight_decay >= 0, f"optimizer.weight_decay={self.weight_decay}: at least 0 wanted")
+        require(self.rate >= 0, f"optimizer.rate={self.rate}: at least 0 wanted")
+        require(self.weight_decay >= 0, f"optimizer.weight_decay={self.weight_decay}: at least 0 wanted")
 
 
 @dataclass(slots=True, kw_only=True)
@@ -276,7 +146,7 @@ class Duration:
     unit: Unit = field(default=Unit.steps, metadata={"help": "steps, epochs, or frac of the whole run"})
 
     def __post_init__(self) -> None:
-        _require(self.value >= 0, f"a duration of {self.value}: at least 0 wanted")
+        require(self.value >= 0, f"a duration of {self.value}: at least 0 wanted")
 
 
 @dataclass(slots=True, kw_only=True)
@@ -322,10 +192,10 @@ class TrainerConfig:
     )
 
     def __post_init__(self) -> None:
-        _require(self.max_epochs >= 1, f"trainer.max_epochs={self.max_epochs}: at least 1 wanted")
-        _require(self.max_steps is None or self.max_steps >= 1, f"trainer.max_steps={self.max_steps}: at least 1")
-        _require(self.log_every_steps >= 1, f"trainer.log_every_steps={self.log_every_steps}: at least 1 wanted")
-        _require(self.clip_norm is None or self.clip_norm > 0, f"trainer.clip_norm={self.clip_norm}: over 0 wanted")
+        require(self.max_epochs >= 1, f"trainer.max_epochs={self.max_epochs}: at least 1 wanted")
+        require(self.max_steps is None or self.max_steps >= 1, f"trainer.max_steps={self.max_steps}: at least 1")
+        require(self.log_every_steps >= 1, f"trainer.log_every_steps={self.log_every_steps}: at least 1 wanted")
+        require(self.clip_norm is None or self.clip_norm > 0, f"trainer.clip_norm={self.clip_norm}: over 0 wanted")
 
 
 @dataclass(slots=True, kw_only=True)
@@ -334,10 +204,8 @@ class CheckpointConfig:
     keep: int = field(default=2, metadata={"help": "newest checkpoints to keep"})
 
     def __post_init__(self) -> None:
-        _require(
-            self.every_steps is None or self.every_steps >= 1, f"checkpoint.every_steps={self.every_steps}: from 1"
-        )
-        _require(self.keep >= 1, f"checkpoint.keep={self.keep}: at least 1 wanted")
+        require(self.every_steps is None or self.every_steps >= 1, f"checkpoint.every_steps={self.every_steps}: from 1")
+        require(self.keep >= 1, f"checkpoint.keep={self.keep}: at least 1 wanted")
 
 
 @dataclass(slots=True, kw_only=True)
@@ -347,7 +215,7 @@ class EvaluationConfig:
     )
 
     def __post_init__(self) -> None:
-        _require(self.slots_per_rank >= 1, f"evaluation.slots_per_rank={self.slots_per_rank}: at least 1 wanted")
+        require(self.slots_per_rank >= 1, f"evaluation.slots_per_rank={self.slots_per_rank}: at least 1 wanted")
 
 
 @dataclass(slots=True, kw_only=True)
@@ -397,9 +265,9 @@ class TrainConfig:
     def __post_init__(self) -> None:
         size, micro = self.batch.size, self.batch.micro_size
         whole = size == FULL_BATCH and self.data.paths is not None
-        _require(not whole, "batch.size=full: of one data set, not of data.paths, whose shares are by weight")
+        require(not whole, "batch.size=full: of one data set, not of data.paths, whose shares are by weight")
         fits = micro is None or not isinstance(size, int) or micro <= size
-        _require(fits, f"batch.micro_size={micro} is over batch.size={size}")
+        require(fits, f"batch.micro_size={micro} is over batch.size={size}")
 
 
 @dataclass(slots=True, kw_only=True)

@@ -57,7 +57,7 @@ def evaluate(config: EvaluateConfig, world: World) -> dict[str, float]:
     stored = world.agree(lambda: from_stored(read_stored_config(folder)))
     data = dataclasses.replace(stored.data, check=config.data.check)
     if config.data.path is not None:
-        data = dataclasses.replace(data, path=config.data.path, paths=None, weights=None)
+        data = dataclasses.replace(data, path=config.data.path, paths=None, weights=None, stream=None)
     data_set, (reader,) = open_splits(data, config.cache, [Wanted(name=config.split or stored.data.val_split)], world)
     checkpoint = world.agree(lambda: _newest_checkpoint(folder))
     module = build_module(

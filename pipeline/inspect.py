@@ -145,6 +145,11 @@ def inspect(config: InspectConfig, *, given: Iterable[str] = ()) -> GlobalBatch:
         UserError: no such run, step or slots, data that the run was not trained on, or options that do not fit.
     """
     training = training_config(config, given=given)
+    if training.data.stream is not None:
+        raise UserError(
+            "data.stream: what a stream gave cannot be read again; python -m data_prep.index makes of its shards a data"
+            " set whose every batch can be seen"
+        )
     crop = build_crop(training.augment, seed=training.seed)
     wanted = Wanted(name=training.data.train_split, crop=crop, in_runs=False)
     data_set, (reader,) = open_splits(training.data, training.cache, [wanted], ALONE)

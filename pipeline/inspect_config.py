@@ -13,16 +13,13 @@ from dataclasses import dataclass, field
 
 from omegaconf import MISSING
 
-from pipeline.config import TRAIN_SCHEMAS, AugmentConfig, BatchConfig, CacheConfig, Check, DataConfig, OrderConfig
+from pipeline.compose import require
+from pipeline.config import TRAIN_SCHEMAS
+from pipeline.data_config import AugmentConfig, BatchConfig, CacheConfig, Check, DataConfig, OrderConfig
 
 SLOTS_PATTERN = re.compile(r"(\d*):(\d*)")
 # The options that decide a batch; with a run, its own hold.
 BATCH_OPTIONS = ("seed", "batch", "order", "augment")
-
-
-def _require(condition: bool, message: str) -> None:
-    if not condition:
-        raise ValueError(message)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -58,14 +55,14 @@ class InspectConfig:
     augment: AugmentConfig = MISSING
 
     def __post_init__(self) -> None:
-        _require(self.step >= 1, f"step={self.step}: at least 1 wanted, the first update")
-        _require(self.ranks >= 1, f"ranks={self.ranks}: at least 1 wanted")
+        require(self.step >= 1, f"step={self.step}: at least 1 wanted, the first update")
+        require(self.ranks >= 1, f"ranks={self.ranks}: at least 1 wanted")
         rank, micro = self.rank, self.micro
-        _require(rank is None or 0 <= rank < self.ranks, f"rank={rank}: 0 to ranks - 1 wanted, with ranks={self.ranks}")
-        _require(micro is None or micro >= 0, f"micro={micro}: 0 is the first")
-        _require(self.images is None or self.images >= 1, f"images={self.images}: at least 1 wanted")
+        require(rank is None or 0 <= rank < self.ranks, f"rank={rank}: 0 to ranks - 1 wanted, with ranks={self.ranks}")
+        require(micro is None or micro >= 0, f"micro={micro}: 0 is the first")
+        require(self.images is None or self.images >= 1, f"images={self.images}: at least 1 wanted")
         valid = self.slots is None or SLOTS_PATTERN.fullmatch(self.slots)
-        _require(bool(valid), f"slots={self.slots}: first:end wanted, as in slots=64:128")
+        require(bool(valid), f"slots={self.slots}: first:end wanted, as in slots=64:128")
 
     def slot_range(self, num_slots: int) -> tuple[int, int]:
         """Return the first and the end of the wanted slots of `num_slots`."""

@@ -28,7 +28,7 @@ from pipeline.data.shard_cache import CacheOptions
 from pipeline.data.shuffle_quality import Measure, shuffle_quality
 from pipeline.data.window import WindowOrder
 from pipeline.plan_config import PLAN_SCHEMAS, PlanConfig
-from pipeline.shards.errors import run_entry_point
+from pipeline.shards.errors import UserError, run_entry_point
 from pipeline.shards.index import read_index
 from pipeline.shards.manifest import DataSet, Split
 from pipeline.shards.task import Task
@@ -95,6 +95,11 @@ def make_plan(config: PlanConfig) -> list[Section]:
     Raises:
         UserError: no such data, or a batch that ranks or lanes do not divide: what the run itself would say.
     """
+    if config.data.stream is not None:
+        raise UserError(
+            "data.stream: nothing is known of a stream before it is read; python -m data_prep.index makes of its shards"
+            " a data set that can be planned for"
+        )
     data_set = _read_facts(config.data.path)
     split = data_set.split(config.data.train_split)
     training = TrainConfig(seed=config.seed, data=config.data, batch=config.batch, order=config.order)

@@ -9,12 +9,9 @@ from dataclasses import dataclass, field
 
 from omegaconf import MISSING
 
-from pipeline.config import TRAIN_SCHEMAS, BatchConfig, DataConfig, OrderConfig
-
-
-def _require(condition: bool, message: str) -> None:
-    if not condition:
-        raise ValueError(message)
+from pipeline.compose import require
+from pipeline.config import TRAIN_SCHEMAS
+from pipeline.data_config import BatchConfig, DataConfig, OrderConfig
 
 
 @dataclass(slots=True, kw_only=True)
@@ -30,11 +27,11 @@ class PlanConfig:
     order: OrderConfig = MISSING
 
     def __post_init__(self) -> None:
-        _require(self.hosts >= 1, f"hosts={self.hosts}: at least 1 wanted")
+        require(self.hosts >= 1, f"hosts={self.hosts}: at least 1 wanted")
         ranks = self.ranks
         valid = ranks is None or (ranks >= 1 and ranks % self.hosts == 0)
-        _require(valid, f"ranks={ranks}: a multiple of hosts={self.hosts} wanted")
-        _require(self.shuffle_samples >= 0, f"shuffle_samples={self.shuffle_samples}: at least 0 wanted")
+        require(valid, f"ranks={ranks}: a multiple of hosts={self.hosts} wanted")
+        require(self.shuffle_samples >= 0, f"shuffle_samples={self.shuffle_samples}: at least 0 wanted")
 
     @property
     def world_size(self) -> int:

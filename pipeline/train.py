@@ -26,10 +26,12 @@ from pipeline.build_data import (
     shard_counts_of,
 )
 from pipeline.compose import compose, help_text
-from pipeline.config import TRAIN_SCHEMAS, FullOrderConfig, Precision, TrainConfig, WandbConfig, to_stored
+from pipeline.config import TRAIN_SCHEMAS, Precision, TrainConfig, WandbConfig, to_stored
 from pipeline.data.datamodule import PackedDataModule
 from pipeline.data.loader import BatchLoader
 from pipeline.data.reader import Reader
+from pipeline.data.stream import StreamOrder
+from pipeline.data_config import FullOrderConfig
 from pipeline.evaluate import metrics_of
 from pipeline.run_folder import (
     CHECKPOINT_FOLDER,
@@ -89,20 +91,27 @@ def _train(config: TrainConfig, world: World, opened: ExitStack) -> dict[str, An
     data_set, (train_reader, val_reader) = open_splits(
         config.data,
         config.cache,
-        [Wanted(name=config.data.train_split, crop=crop, in_runs=in_runs), Wanted(name=config.data.val_split)],
+        [
+            Wanted(name=config.data.train_split, crop=crop, in_runs=in_runs, seed=config.seed),
+            Wanted(name=config.data.val_split),
+        ],
         world,
     )
     opened.callback(train_reader.close)
     opened.callback(val_reader.close)
     num_samples = train_reader.num_samples
     batch_plan = plan_batch(config, num_samples=num_samples, world_size=world.size)
-    order = build_order(
-        config.order,
-        shard_counts=shard_counts_of(train_reader),
-        slots=batch_plan.slots,
-        seed=config.seed,
-        weights=config.data.weights,
-    )
+    order: TrainingOrder
+    if config.data.stream is not None:
+        order = StreamOrder(num_samples=num_samples, batch_size=batch_plan.slots)
+    else:
+        order = build_order(
+            config.order,
+            shard_counts=shard_counts_of(train_reader),
+            slots=batch_plan.slots,
+            seed=config.seed,
+            weights=config.data.weights,
+        )
     plan = plan_steps(config, steps_per_epoch=order.steps_per_epoch, micro_batches=batch_plan.micro_batches)
     fingerprint = fingerprint_of(config, train_reader)
     run = world.agree(lambda: open_run(config, fingerprint=fingerprint, total_steps=plan.total_steps))
@@ -125,8 +134,9 @@ def _train(config: TrainConfig, world: World, opened: ExitStack) -> dict[str, An
     )
     opened.callback(train_loader.close)
     opened.callback(val_loader.close)
-    world.agree_all(lambda: train_loader.get_ready(run.finished_steps))
-    world.agree_all(lambda: val_loader.get_ready(0))
+    if config.data.stream is None:
+        world.agree_all(lambda: train_loader.get_ready(run.finished_steps))
+        world.agree_all(lambda: val_loader.get_ready(0))
     metric_log = _open_metric_log(config, run) if world.rank == 0 else None
     if metric_log is not None:
         opened.callback(metric_log.close)

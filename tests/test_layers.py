@@ -23,8 +23,10 @@ LAYERS = {
     "track": 1,
     "compose": 2,
     "config": 2,
+    "data_config": 2,
     "world": 2,
     "build": 3,
+    "build_data": 3,
 }
 ENTRY_LAYER = 4
 CONFIG_TREE = {"compose", "config", "inspect_config", "plan_config", "run_folder"}

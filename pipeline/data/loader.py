@@ -27,6 +27,7 @@ import torch
 
 from pipeline.data.order import Order, Slots, rank_slots
 from pipeline.data.reader import Reader, Use
+from pipeline.shards.errors import UserError
 
 # Batches the consumer may still be using: the one it works on and the one before.
 HELD_BATCHES = 2
@@ -193,7 +194,11 @@ class BatchLoader:
             copied.synchronize()
         images_BHWC = self._buffers[buffer][: len(slots)]
         epoch, step_of_epoch = divmod(step, self.order.steps_per_epoch)
-        labels = self.reader.fill(slots, epoch=epoch, out=images_BHWC)
+        try:
+            labels = self.reader.fill(slots, epoch=epoch, out=images_BHWC)
+        except UserError as error:
+            error.of_one_rank = True
+            raise
         return Batch(
             images_BHWC=images_BHWC,
             labels_B=torch.from_numpy(labels),

@@ -81,6 +81,7 @@ def open_reader(data_set: DataSet, shape: Shape, *, make_feed: MakeFeed | None =
 
 
 @pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.slow
 def test_packed_shards(synthetic: DataSet, order: str) -> None:
     assert_resumes_exactly(lambda shape: (open_reader(synthetic, shape), ORDERS[order](synthetic)))
 
@@ -92,6 +93,7 @@ def test_encoded_shards_with_random_crops_and_decode_threads(pictures: DataSet, 
 
 @pytest.mark.parametrize("order", WINDOW_IS_SLOW)
 @pytest.mark.parametrize("kind", ["packed", "encoded"])
+@pytest.mark.slow
 def test_shards_larger_than_memory(synthetic: DataSet, pictures: DataSet, kind: str, order: str) -> None:
     """With room for a few blocks, so that what is read ahead is dropped and read again in every epoch."""
     data_set = synthetic if kind == "packed" else pictures
@@ -103,6 +105,7 @@ def test_shards_larger_than_memory(synthetic: DataSet, pictures: DataSet, kind: 
 
 
 @pytest.mark.parametrize("order", WINDOW_IS_SLOW)
+@pytest.mark.slow
 def test_mixtures_of_packed_sets(synthetic: DataSet, other_synthetic: DataSet, order: str) -> None:
     """The smaller set comes round again within an epoch of the mixture."""
     sets = (synthetic, other_synthetic)

@@ -145,6 +145,7 @@ def test_streamed_without_an_index_every_sample_is_what_the_adopted_shards_give(
 
 @pytest.mark.parametrize("kind", ["jpg and cls", "png and json"])
 @pytest.mark.parametrize("sidecars", ["beside the tars", "on this machine"])
+@pytest.mark.slow
 def test_adopted_on_a_web_server_every_sample_is_what_webdataset_reads(
     tmp_path: Path, kind: str, sidecars: str
 ) -> None:

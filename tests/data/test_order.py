@@ -39,6 +39,7 @@ def test_permute_of_a_part_is_the_part_of_the_permutation(length: int, data: st.
 
 
 @pytest.mark.parametrize("length", [2, 5, 13])
+@pytest.mark.slow
 def test_permutations_are_uniform_over_keys(length: int) -> None:
     """Every (position, value) pair equally often: chi-square against its 1-in-10,000 limit."""
     num_keys = 600

@@ -221,6 +221,7 @@ def test_the_error_of_a_download_reaches_the_consumer(packed: DataSet, server: S
     reader.close()
 
 
+@pytest.mark.slow
 def test_a_server_that_fails_now_and_then_and_goes_away_changes_no_batch(
     packed: DataSet, server: ShardServer, tmp_path: Path
 ) -> None:
@@ -255,6 +256,7 @@ def test_changed_facts_are_damage_that_names_the_url(name: str, packed: DataSet,
         assert "\n" not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_no_data_set_and_no_server_are_one_line(server: ShardServer, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=f"{server.url}/no: no dataset.json, so no finished data set"):
         opened_at(f"{server.url}/no", tmp_path)

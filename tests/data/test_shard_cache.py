@@ -124,6 +124,7 @@ def test_what_does_not_pass_is_one_line_at_once_and_leaves_nothing(
     assert not parts(tmp_path)
 
 
+@pytest.mark.slow
 def test_patience_ends(server: ShardServer, files: Path, tmp_path: Path) -> None:
     (entry,) = write_entries(files, server.url, number=1, size_bytes=SHARD_BYTES)
     server.faults["000.tar"] = ["500"] * 10_000
@@ -146,6 +147,7 @@ def outage(server: ShardServer, files: Path, tmp_path: Path, seconds: float) -> 
     fetch_and_check(cache, entries[2], files)
 
 
+@pytest.mark.slow
 def test_a_server_that_goes_away_for_a_while_is_waited_for(server: ShardServer, files: Path, tmp_path: Path) -> None:
     outage(server, files, tmp_path, 2.0)
 
@@ -343,6 +345,7 @@ def finish_worker(worker: subprocess.Popen[str]) -> None:
     assert stdout.splitlines()[-1] == "ok"
 
 
+@pytest.mark.slow
 def test_of_several_processes_that_want_a_shard_one_downloads_it(
     server: ShardServer, files: Path, tmp_path: Path
 ) -> None:

@@ -194,6 +194,7 @@ def test_batches_are_those_made_the_slow_way(o: Options, epoch: int) -> None:
 
 @given(o=options(), epoch=st.integers(0, 3))
 @settings(max_examples=100, deadline=None)
+@pytest.mark.slow
 def test_no_sample_occurs_twice_and_only_the_rest_is_dropped(o: Options, epoch: int) -> None:
     num_samples = sum(o.shard_counts)
     ids = epoch_ids(o.order, epoch)
@@ -205,6 +206,7 @@ def test_no_sample_occurs_twice_and_only_the_rest_is_dropped(o: Options, epoch: 
 
 @given(o=options(), data=st.data())
 @settings(max_examples=100, deadline=None)
+@pytest.mark.slow
 def test_slots_of_any_positions_are_those_of_the_whole_epoch(o: Options, data: st.DataObject) -> None:
     order = o.order
     num_positions = order.steps_per_epoch * o.batch_size
@@ -217,6 +219,7 @@ def test_slots_of_any_positions_are_those_of_the_whole_epoch(o: Options, data: s
 
 @given(o=options(), epoch=st.integers(0, 2))
 @settings(max_examples=40, deadline=None)
+@pytest.mark.slow
 def test_a_lane_reads_its_chunks_alone_and_at_most_a_windows_worth_at_a_time(o: Options, epoch: int) -> None:
     order = o.order
     runs = {sample: number for number, chunk in enumerate(split_chunks(o)) for sample in chunk}

@@ -52,6 +52,7 @@ def run_on_small_disk(folder: Path, *, size: str, options: list[str]) -> tuple[l
     return ended.stdout.splitlines(), (folder / "first.err").read_text()
 
 
+@pytest.mark.slow
 def test_too_small_a_disk_is_told_before_any_work(tmp_path: Path) -> None:
     options = ["source=synthetic", "source.samples=500", "layout.resolution=64", "engine.workers=1"]
     printed, stderr = run_on_small_disk(tmp_path, size="4m", options=options)

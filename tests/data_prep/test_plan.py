@@ -54,6 +54,7 @@ def store_plan(plan: Plan, path: Path) -> None:
 
 
 @given(SIZES, st.integers(-3, 2**70), st.integers(1, 300_000))
+@pytest.mark.slow
 def test_every_item_is_planned_exactly_once_and_keeps_its_row(sizes: list[int], seed: int, shard_bytes: int) -> None:
     items = make_items(sizes)
     plan = plan_of(items, seed=seed, shard_bytes=shard_bytes)
@@ -68,6 +69,7 @@ def test_every_item_is_planned_exactly_once_and_keeps_its_row(sizes: list[int], 
 
 
 @given(SIZES, st.integers(1, 300_000))
+@pytest.mark.slow
 def test_no_shard_is_over_the_target_unless_one_record_is(sizes: list[int], shard_bytes: int) -> None:
     plan = plan_of(make_items(sizes), shard_bytes=shard_bytes)
     stored = np.array([row["size_bytes"] for row in rows_of(plan)])
@@ -105,6 +107,7 @@ def test_a_source_sorted_by_class_ends_up_mixed_over_all_shards(shard_bytes: int
 
 
 @given(SIZES, st.integers(1, 100_000))
+@pytest.mark.slow
 def test_stored_shards_are_the_rows_of_the_table(
     tmp_path_factory: pytest.TempPathFactory, sizes: list[int], shard_bytes: int
 ) -> None:
@@ -137,6 +140,7 @@ def test_a_fingerprint_tells_any_other_item_or_cut() -> None:
 
 
 @given(SIZES, st.integers(1, 300_000), st.integers(1, 50))
+@pytest.mark.slow
 def test_memory_saving_pieces_do_not_show(sizes: list[int], shard_bytes: int, piece_rows: int) -> None:
     """A listing and a plan made in pieces are those made in one."""
     items = make_items(sizes)

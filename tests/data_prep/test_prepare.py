@@ -47,6 +47,7 @@ def test_every_picture_is_stored_once_with_its_class_and_pixels(tmp_path: Path) 
 
 
 @pytest.mark.parametrize("layout", ["packed", "encoded"])
+@pytest.mark.slow
 def test_the_same_command_with_1_and_4_workers_gives_equal_trees(tmp_path: Path, pets: Path, layout: str) -> None:
     trees = []
     for workers in (1, 4, 1):
@@ -124,6 +125,7 @@ def test_preparation_and_its_check_never_import_torch() -> None:
     assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2]).returncode == 0
 
 
+@pytest.mark.slow
 def test_each_option_changes_the_outcome(tmp_path: Path) -> None:
     folder = tmp_path / "pets"
     write_pictures(folder, num_each=2, size=12)

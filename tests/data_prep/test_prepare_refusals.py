@@ -31,6 +31,7 @@ def test_bad_images_up_to_max_rejected_are_left_out_and_listed(tmp_path: Path, p
 
 
 @pytest.mark.parametrize("workers", [1, 3])
+@pytest.mark.slow
 def test_a_shard_whose_every_image_is_bad_is_left_out(tmp_path: Path, workers: int) -> None:
     pets = tmp_path / "pets"
     write_pictures(pets, num_each=4, classes=("cat",))

@@ -174,6 +174,7 @@ def test_a_place_that_cannot_be_written_is_an_error_that_names_it(tmp_path: Path
         store.remove("a")
 
 
+@pytest.mark.slow
 def test_many_threads_and_many_files_give_right_bytes_with_few_descriptors(tmp_path: Path) -> None:
     num_files = 4 * MAX_OPEN_FILES
     for number in range(num_files):

@@ -140,6 +140,7 @@ def refusing_url() -> str:
     ("url", "reason"),
     [(None, "no connection .Connection refused"), ("http://no-such-host.invalid/data", "no connection .*lookup")],
 )
+@pytest.mark.slow
 def test_no_network_is_one_line_within_seconds(url: str | None, reason: str) -> None:
     url = url or refusing_url()
     started_s = time.monotonic()
@@ -327,6 +328,7 @@ def test_a_missing_file_is_told_from_a_missing_bucket(s3_store: Store) -> None:
         list_zip(s3_store, "a")
 
 
+@pytest.mark.slow
 def test_no_network_and_no_credentials_are_one_line_within_seconds(
     s3_store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -342,6 +344,7 @@ def test_no_network_and_no_credentials_are_one_line_within_seconds(
     assert time.monotonic() - started_s < 60
 
 
+@pytest.mark.slow
 def test_no_permission_and_a_failed_upload_are_one_line(
     s3_store: Store, bad_server: BadServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:

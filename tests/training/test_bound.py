@@ -142,6 +142,7 @@ def test_measuring_changes_nothing_of_the_run(
     assert "bounded" not in summary_text(without)
 
 
+@pytest.mark.slow
 def test_a_run_that_starves_says_so_without_waiting_for_its_loader_again(
     synthetic: DataSet, tmp_path: Path, counting: type[CountingReader], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -203,6 +204,7 @@ def test_real_ranks_agree_on_one_sentence(synthetic: DataSet, tmp_path: Path) ->
     assert "the model alone does" in output
 
 
+@pytest.mark.slow
 def test_decoding_is_logged_as_a_share_of_the_cores_time(tmp_path: Path) -> None:
     write_pictures(tmp_path / "pictures", num_each=20, size=200, extension="jpg")
     data = prepare_pictures(tmp_path / "pictures", tmp_path / "data", "layout=encoded", "source.val_frac=0.2")

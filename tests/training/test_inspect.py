@@ -77,6 +77,7 @@ WINDOW = pytest.param(
 
 
 @pytest.mark.parametrize("options", [[], ["batch.micro_size=5"], WINDOW])
+@pytest.mark.slow
 def test_every_step_shows_what_the_run_was_fed(
     synthetic: DataSet, tmp_path: Path, fed: Fed, options: list[str]
 ) -> None:
@@ -174,6 +175,7 @@ def test_captions_say_where_the_image_is_stored(synthetic: DataSet) -> None:
         assert np.array_equal(sample.read_HWC.ravel(), pixels)
 
 
+@pytest.mark.slow
 def test_ranks_and_micro_batches_pick_the_slots_that_they_train_on(synthetic: DataSet) -> None:
     """12 slots on 2 ranks in micro-batches of 5, 2.5 a rank: 2, 2, 2 of each."""
     options = [f"data.path={synthetic.root}", "batch.size=12", "batch.micro_size=4", "step=3"]

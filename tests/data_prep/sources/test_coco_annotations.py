@@ -122,6 +122,7 @@ def places(value: Any, before: str = "") -> list[str]:
 
 @settings(max_examples=1000)
 @given(path=st.sampled_from(places(tiny_annotations())), value=junk | st.just(...), cut=st.none() | st.integers(0, 900))
+@pytest.mark.slow
 def test_any_change_gives_annotations_that_hold_together_or_a_one_line_error(
     path: str, value: Any, cut: int | None
 ) -> None:

@@ -140,6 +140,7 @@ def test_an_array_must_have_as_many_bytes_as_its_shape_says(shape: tuple[int, ..
         read_pickle(content, where="x")
 
 
+@pytest.mark.slow
 def test_nesting_a_million_deep_neither_recurses_nor_takes_long() -> None:
     start_s = time.monotonic()
     value = read_pickle(b"\x80\x02" + b"]" * 900_000 + b"a" * 899_999 + b".", where="x")

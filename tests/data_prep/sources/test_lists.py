@@ -353,6 +353,7 @@ def test_a_list_and_its_images_may_lie_on_a_server(tmp_path: Path) -> None:
             source.read(path="a/2.jpg", offset=0, size_bytes=0)
 
 
+@pytest.mark.slow
 def test_long_lists_come_in_bounded_tables(tmp_path: Path) -> None:
     (tmp_path / "1.jpg").write_bytes(b"1")
     num_lines = MAX_BATCH_ITEMS + 10

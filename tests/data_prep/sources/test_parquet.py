@@ -163,6 +163,7 @@ def test_a_label_that_is_no_class_is_named(tmp_path: Path) -> None:
         _ = open_parquet(str(tmp_path)).classes
 
 
+@pytest.mark.slow
 def test_a_million_names_are_refused(tmp_path: Path) -> None:
     features = Features({"image": Image(), "label": ClassLabel(names=[str(number) for number in range(100_001)])})
     write_hub(tmp_path / "train.parquet", range(3), features=features)

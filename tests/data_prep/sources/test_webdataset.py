@@ -194,6 +194,7 @@ def test_patterns_choose_the_splits(tmp_path: Path, caplog: pytest.LogCaptureFix
         opened(tmp_path, train="a-*", val="*")
 
 
+@pytest.mark.slow
 def test_tars_may_be_named_by_braces_on_a_server(tmp_path: Path) -> None:
     for number in range(3):
         samples = [{"__key__": f"{number}-{n}", "jpg": image(n), "cls": n} for n in range(20)]

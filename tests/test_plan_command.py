@@ -124,6 +124,7 @@ def test_sizes_are_told_in_three_digits(size_bytes: int, text: str) -> None:
     assert bytes_text(size_bytes) == text
 
 
+@pytest.mark.slow
 def test_the_command_prints_a_plan_or_one_line(data_set: DataSet, tmp_path: Path) -> None:
     ended = run_module("pipeline.plan", f"data.path={data_set.root}", "batch.size=8")
     assert (ended.returncode, ended.stderr) == (0, "")
