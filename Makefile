@@ -62,6 +62,8 @@ fix: $(VENV)/dev.stamp ## let the linter and the formatter edit the code
 bench: $(VENV)/dev.stamp ## run the benchmarks; see benchmarks/README.md
 	@$(BIN)/python -m benchmarks.loader $(ARGS)
 	@$(BIN)/python -m benchmarks.train_wait
+	@$(BIN)/python -m benchmarks.encoded
+	@$(BIN)/python -m benchmarks.larger_than_memory
 	@$(BIN)/python -m benchmarks.decode
 	@$(BIN)/python -m benchmarks.prepare_limits
 	@$(BIN)/python -m benchmarks.prepare_peers
