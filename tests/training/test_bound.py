@@ -20,7 +20,7 @@ from pipeline.track import recorder
 from pipeline.track.ceilings import loader_images_per_s
 from pipeline.track.starvation import Rates, bound_text, counter_rates, shares_of
 from pipeline.train import summary_text
-from runs import assert_equal_weights, metric_rows, run_ranks, train_here
+from runs import MEASURED, assert_equal_weights, metric_rows, run_ranks, train_here
 from tiny_data import prepare_pictures, write_pictures
 
 CPU = torch.device("cpu")
@@ -92,7 +92,7 @@ def counting(monkeypatch: pytest.MonkeyPatch) -> type[CountingReader]:
 def test_what_a_reader_counts_is_logged_and_nothing_of_it_lost(
     synthetic: DataSet, tmp_path: Path, counting: type[CountingReader]
 ) -> None:
-    train_here(synthetic.root, tmp_path / "run", "trainer.max_epochs=2", "trainer.log_every_steps=3")
+    train_here(synthetic.root, tmp_path / "run", MEASURED, "trainer.max_epochs=2", "trainer.log_every_steps=3")
     rows = [row for row in metric_rows(tmp_path / "run") if "train/loss" in row]
     assert {row["rate/cache_hit_frac"] for row in rows if "rate/cache_hit_frac" in row} == {0.75}
     # Images since the row before, over their rate, are the seconds between rows.
@@ -102,7 +102,7 @@ def test_what_a_reader_counts_is_logged_and_nothing_of_it_lost(
 
 
 def test_without_counters_the_bytes_are_those_of_the_batches(synthetic: DataSet, tmp_path: Path) -> None:
-    train_here(synthetic.root, tmp_path / "run", "trainer.max_epochs=1")
+    train_here(synthetic.root, tmp_path / "run", MEASURED, "trainer.max_epochs=1")
     for row in metric_rows(tmp_path / "run"):
         if "train/loss" in row:
             assert row["rate/data_bytes_per_s"] == pytest.approx(row["rate/images_per_s"] * 8 * 8 * 3)
@@ -127,8 +127,8 @@ def test_measuring_changes_nothing_of_the_run(
         return found
 
     monkeypatch.setattr(recorder.Recorder, "find_bound", spy)
-    with_it = train_here(synthetic.root, tmp_path / "with", *BATCHES)
-    without = train_here(synthetic.root, tmp_path / "without", *BATCHES, "trainer.measure_bound=false")
+    with_it = train_here(synthetic.root, tmp_path / "with", MEASURED, *BATCHES)
+    without = train_here(synthetic.root, tmp_path / "without", MEASURED, *BATCHES, "trainer.measure_bound=false")
     assert len(modules) == 1
     assert_equal_weights(tmp_path / "with", tmp_path / "without")
     assert with_it["val/loss"] == without["val/loss"]
@@ -148,7 +148,7 @@ def test_a_run_that_starves_says_so_without_waiting_for_its_loader_again(
 ) -> None:
     monkeypatch.setattr(counting, "sleep_s", 0.2)
     monkeypatch.setattr(recorder, "LEAST_TRAINED_S", 0.0)
-    summary = train_here(synthetic.root, tmp_path / "run", "trainer.max_epochs=1", "data.prefetch=1")
+    summary = train_here(synthetic.root, tmp_path / "run", MEASURED, "trainer.max_epochs=1", "data.prefetch=1")
     assert summary["bounded_by"].startswith("data, ")
     assert "the loader never rested" in summary["bounded_by"]
     assert "rate/loader_alone_images_per_s" not in summary
@@ -156,7 +156,7 @@ def test_a_run_that_starves_says_so_without_waiting_for_its_loader_again(
 
 def test_a_short_run_claims_nothing(synthetic: DataSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(recorder, "LEAST_TRAINED_S", 1e9)
-    summary = train_here(synthetic.root, tmp_path / "run", "trainer.max_epochs=1")
+    summary = train_here(synthetic.root, tmp_path / "run", MEASURED, "trainer.max_epochs=1")
     assert "nothing that could be measured" in summary["bounded_by"]
     assert not any("alone" in key for key in summary)
 
@@ -209,7 +209,7 @@ def test_decoding_is_logged_as_a_share_of_the_cores_time(tmp_path: Path) -> None
     write_pictures(tmp_path / "pictures", num_each=20, size=200, extension="jpg")
     data = prepare_pictures(tmp_path / "pictures", tmp_path / "data", "layout=encoded", "source.val_frac=0.2")
     options = ["augment=resized_crop", "batch.size=8", "trainer.max_epochs=1", "data.decode_threads=1"]
-    train_here(data.root, tmp_path / "run", *options)
+    train_here(data.root, tmp_path / "run", MEASURED, *options)
     shares = [row["rate/decode_frac"] for row in metric_rows(tmp_path / "run") if "train/loss" in row]
     assert shares
     assert all(share >= 0 for share in shares)

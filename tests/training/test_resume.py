@@ -25,7 +25,6 @@ OPTIONS = [
     "model.dropout=0.2",
     "augment=flip_crop",
     "schedule.warmup={value:3,unit:steps}",
-    "trainer.measure_bound=false",
 ]
 LAST_STEP = 24
 TIMED = ("rate/images_per_s", "rate/data_wait_frac", "rate/data_bytes_per_s", "mem/rss_bytes")
