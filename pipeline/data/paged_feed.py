@@ -302,9 +302,11 @@ class PagedFeed:
         with self._changed:
             if ahead.is_at_end and self._uses is None and not is_busy:
                 self._changed.wait_for(lambda: self._queued == 0)
-                # Whoever reads on after the last use, outside an iteration, must not wait.
-                self._ready = sys.maxsize
-                self._changed.notify_all()
+                # Whoever reads on after the last use, outside an iteration, must not wait; but of one that has begun
+                # meanwhile nothing is ready: its steps would be finished, and dropped, before they are loaded.
+                if self._uses is None:
+                    self._ready = sys.maxsize
+                    self._changed.notify_all()
             self._changed.wait_for(
                 lambda: (
                     self._wanted > wanted

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from pipeline.data.loader import BatchLoader
 from pipeline.data.order import FullOrder, Int64Array, Order
 from pipeline.data.packed import PackedReader
 from pipeline.data.paged_feed import Blocks, PagedFeed, paged
-from pipeline.data.sample_ranges import encoded_ranges, packed_ranges
+from pipeline.data.sample_ranges import RangesOf, encoded_ranges, packed_ranges
 from pipeline.data.window import WindowOrder
 from pipeline.shards.errors import DamageError
 from pipeline.shards.manifest import DataSet
@@ -64,6 +65,11 @@ def data_set(tmp_path_factory: pytest.TempPathFactory) -> DataSet:
     return write_packed_set(tmp_path_factory.mktemp("paged") / "set", shard_sizes={"train": SHARD_SIZES}, layout=layout)
 
 
+def packed_ranges_of(data_set: DataSet) -> RangesOf:
+    assert data_set.packed is not None
+    return packed_ranges(data_set.packed, data_set.split("train"))
+
+
 def feed_of(data_set: DataSet, pages: FakePages, *, budget_bytes: int = 30 * PAGE) -> PagedFeed:
     assert data_set.packed is not None
     split = data_set.split("train")
@@ -102,6 +108,34 @@ def test_what_was_waited_for_is_held_until_it_is_finished_and_little_else(data_s
         feed.finish(step)
     feed.close()
     assert pages.most <= 30 + 8, "the budget, and what was being dropped"
+    assert not pages.held
+
+
+def test_an_iteration_that_begins_while_the_last_one_ends_is_waited_for(data_set: DataSet) -> None:
+    """The old one has all planned and a load on its way when the new one begins: none of it counts for that."""
+    order, is_held_up, goes_on = ORDERS["window"], threading.Event(), threading.Event()
+
+    class SlowPages(FakePages):
+        def load(self, shard: int, offset: int, size_bytes: int) -> None:
+            if not goes_on.is_set():
+                is_held_up.set()
+                goes_on.wait(60)
+            super().load(shard, offset, size_bytes)
+
+    pages = SlowPages()
+    feed = feed_of(data_set, pages, budget_bytes=1 << 30)
+    feed.start(uses_of(order, first_step=order.steps_per_epoch - 1))
+    assert is_held_up.wait(60)
+    time.sleep(0.2)  # for the planner to find that all is planned
+    feed.start(uses_of(order, first_step=0))
+    goes_on.set()
+    for step, sample_ids in uses_of(order, first_step=0):
+        feed.wait_for(np.zeros(len(sample_ids), dtype=np.int64))
+        shards, begins, ends = packed_ranges_of(data_set)(sample_ids)
+        needed = [pages_of(*(int(value) for value in row)) for row in zip(shards, begins, ends - begins, strict=True)]
+        assert set().union(*needed) <= pages.held
+        feed.finish(step)
+    feed.close()
     assert not pages.held
 
 
