@@ -83,7 +83,7 @@ class Lookahead:
         parts: list[Int64Array] = []
         num_blocks, first_samples = 0, self.samples
         while (use := self._peek()) is not None:
-            step, num_samples, blocks = use
+            step, _, blocks = use
             blocks = np.unique(blocks) if step > self._finished_step else blocks[:0]
             fresh = blocks[self._last_uses[blocks] == 0]
             # A group ends where nothing new is needed for a step. One that goes from window to window needs blocks
@@ -92,18 +92,26 @@ class Lookahead:
             has_room = self.blocks_held + len(fresh) <= self._budget
             if wanted <= self.samples and (is_full or not has_room or len(parts) == MAX_GROUP_STEPS):
                 break
-            self._place += 1
-            self._last_uses[blocks] = self._place
-            self._in_sight.append((step, self._place, blocks))
-            self._next = None
+            self._take(blocks)
             parts.append(fresh)
             num_blocks += len(fresh)
             self.blocks_held += len(fresh)
-            self.samples += num_samples
         if self.samples == first_samples:
             return None
         self.blocks_read += num_blocks
         return Group(blocks=np.sort(np.concatenate(parts)), samples=self.samples)
+
+    def next_settled(self) -> int:
+        """Take the next steps that need nothing new into sight, and return the samples that can be had then.
+
+        To be called before `finish`: what is used again only by steps out of sight is let go there.
+        """
+        for _ in range(MAX_GROUP_STEPS):
+            use = self._peek()
+            if use is None or use[0] <= self._finished_step or (self._last_uses[use[2]] == 0).any():
+                break
+            self._take(np.unique(use[2]))
+        return self.samples
 
     def finish(self, *, step: int) -> Int64Array:
         """Return the blocks, ascending, that no step in sight uses after this one and those before; they are let go."""
@@ -111,10 +119,23 @@ class Lookahead:
         gone = [np.empty(0, dtype=np.int64)]
         while self._in_sight and self._in_sight[0][0] <= step:
             _, place, blocks = self._in_sight.popleft()
-            gone.append(blocks[self._last_uses[blocks] == place])
+            gone.append(self._unless_needed(blocks[self._last_uses[blocks] == place]))
             self._last_uses[gone[-1]] = 0
         self.blocks_held -= sum(map(len, gone))
         return np.sort(np.concatenate(gone))
+
+    def _unless_needed(self, blocks: Int64Array) -> Int64Array:
+        """Return the blocks without those that the next use, which is not in sight for want of room, needs too."""
+        if self._next is None or self._next[0] <= self._finished_step or len(blocks) == 0:
+            return blocks
+        step, _, needed = self._next
+        is_needed = np.isin(blocks, needed)
+        if not is_needed.any():
+            return blocks
+        self._place += 1
+        self._last_uses[blocks[is_needed]] = self._place
+        self._in_sight.append((step, self._place, blocks[is_needed]))
+        return blocks[~is_needed]
 
     def finish_all(self) -> Int64Array:
         """Let go of everything and return it, ascending."""
@@ -123,6 +144,16 @@ class Lookahead:
         self._in_sight.clear()
         self.blocks_held = 0
         return held
+
+    def _take(self, blocks: Int64Array) -> None:
+        """Take the next use, of these blocks, into sight."""
+        assert self._next is not None
+        step, num_samples, _ = self._next
+        self._place += 1
+        self._last_uses[blocks] = self._place
+        self._in_sight.append((step, self._place, blocks))
+        self._next = None
+        self.samples += num_samples
 
     def _peek(self) -> BlockUse | None:
         """Return the next use, which is not gone through yet."""

@@ -241,6 +241,7 @@ class PagedFeed:
                 wanted, is_busy = self._wanted, self._queued >= QUEUED_PIECES
                 is_finished, finished_step = self._finished_step > finished_step, self._finished_step
             if is_finished:
+                self._look_on(loading, ahead)
                 self._drop(ahead.finish(step=finished_step))
             if not is_busy and not waiting:
                 self._extend(waiting, loading, ahead, wanted=wanted)
@@ -274,6 +275,14 @@ class PagedFeed:
             loading.append(its)
             self._tell_ready(loading)
         waiting.extend((its, *piece) for piece in pieces)
+
+    def _look_on(self, loading: deque[Loading], ahead: Lookahead) -> None:
+        """Go through the steps that need nothing new: what they use must not be dropped."""
+        known = ahead.samples
+        if ahead.next_settled() > known:
+            with self._changed:
+                loading.append(Loading(pieces=0, samples=ahead.samples))
+                self._tell_ready(loading)
 
     def _load(self, loading: deque[Loading], its: Loading, shard: int, offset: int, size_bytes: int) -> None:
         """Bring a piece in; in any of the threads."""

@@ -34,6 +34,7 @@ def consume(uses: Uses, *, budget: int, group: int) -> tuple[list[list[int]], in
             most = max(most, len(held))
         assert ahead.samples >= wanted
         assert held.issuperset(blocks), f"step {step} needs what was let go"
+        assert ahead.next_settled() >= wanted
         gone = ahead.finish(step=step).tolist()
         assert gone == sorted(gone)
         held -= set(gone)
@@ -67,6 +68,27 @@ def test_a_block_stays_while_a_use_is_in_sight_and_goes_with_the_last() -> None:
     while ahead.next_group(wanted=1) is not None:
         pass
     assert [ahead.finish(step=step).tolist() for step in range(4)] == [[], [1], [0], [2]]
+
+
+def test_a_block_stays_for_steps_out_of_sight_that_need_nothing_else() -> None:
+    uses = block_uses([[0, 1], [0], [1], [2]])
+    ahead = Lookahead(iter(uses), num_blocks=3, budget_blocks=3, group_blocks=2)
+    first = ahead.next_group(wanted=2)
+    assert first is not None
+    assert (first.samples, ahead.next_settled()) == (2, 4)
+    assert [ahead.finish(step=step).tolist() for step in range(3)] == [[], [0], [1]]
+
+
+def test_a_block_stays_for_the_next_step_where_that_has_no_room_yet() -> None:
+    uses = block_uses([[0, 1], [1, 2], [1]])
+    ahead = Lookahead(iter(uses), num_blocks=3, budget_blocks=2, group_blocks=1)
+    assert ahead.next_group(wanted=2) is not None
+    assert ahead.next_settled() == 2
+    assert ahead.finish(step=0).tolist() == [0]
+    second = ahead.next_group(wanted=4)
+    assert second is not None
+    assert second.blocks.tolist() == [2]
+    assert [ahead.finish(step=step).tolist() for step in (1, 2)] == [[2], [1]]
 
 
 def test_nothing_is_read_before_there_is_room_for_a_group_unless_somebody_waits() -> None:
