@@ -67,10 +67,10 @@ class ChannelSums:
         if self._filled == 0:
             return
         rows = self._buffer[: self._filled]
-        ones = np.ones(self._filled, dtype=np.float32)
-        sums = ones @ rows
+        # Not a product with a vector of ones: BLAS would wake a thread a core for it, in every worker.
+        sums = rows.sum(axis=0)
         rows *= rows
-        both = np.stack([sums, ones @ rows]).reshape(2, -1, self._channels)
+        both = np.stack([sums, rows.sum(axis=0)]).reshape(2, -1, self._channels)
         found = both.sum(axis=1, dtype=np.float64).astype(np.int64)
         self._totals = found if self._totals is None else self._totals + found
         self._filled = 0
