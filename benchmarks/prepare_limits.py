@@ -1,6 +1,6 @@
 """How near does preparation come to what bounds it: the JPEG decoder, and copying?
 
-    python -m benchmarks.prepare_limits                               # 24,000 ImageNet JPEGs, 2 processes
+    python -m benchmarks.prepare_limits                               # 32,000 ImageNet JPEGs, 2 processes
     python -m benchmarks.prepare_limits --images 500 --repeats 1
 
 In one run, taking turns, on the same files from a warm page cache:
@@ -62,7 +62,7 @@ def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.prepare_limits", description=(__doc__ or "").split("\n")[0]
     )
-    add_jpegs_options(parser, num_images=24_000)
+    add_jpegs_options(parser, num_images=32_000)
     options = parser.parse_args(argv)
     check_jpegs(options)
     whole: dict[str, list[float]] = {}
