@@ -27,7 +27,8 @@ from typing import Any
 import torch
 
 from benchmarks.measure import REPOSITORY, print_conditions, print_table, rate_text, synthetic_data, take_turns
-from pipeline.build import build_module, plan_steps
+from pipeline.build import build_module
+from pipeline.build_optimizer import plan_steps
 from pipeline.compose import compose
 from pipeline.config import TRAIN_SCHEMAS, TrainConfig
 from pipeline.data.augment import augment_normalise, augmentation_bits

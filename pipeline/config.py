@@ -28,184 +28,11 @@ from pipeline.data_config import (
     ResizedCropConfig,
     WindowOrderConfig,
 )
+from pipeline.model_config import MODEL_SCHEMAS, ModelConfig
+from pipeline.objective_config import OBJECTIVE_SCHEMAS, ObjectiveConfig
+from pipeline.optimizer_config import OPTIMIZER_SCHEMAS, OptimizerConfig, ScheduleConfig
 from pipeline.shards.errors import UserError
-
-
-class Activation(Enum):
-    sigmoid = "sigmoid"
-    tanh = "tanh"
-    relu = "relu"
-    gelu = "gelu"
-    silu = "silu"
-
-
-class Norm(Enum):
-    none = "none"
-    batch = "batch"
-    layer = "layer"
-
-
-@dataclass(slots=True, kw_only=True)
-class ModelConfig:
-    """Any model; the group `model` picks the subclass."""
-
-
-@dataclass(slots=True, kw_only=True)
-class LogisticRegressionConfig(ModelConfig):
-    pass
-
-
-@dataclass(slots=True, kw_only=True)
-class MlpConfig(ModelConfig):
-    hidden: list[int] | None = field(default=None, metadata={"help": "widths of the hidden layers, as in [512,256]"})
-    depth: int = field(default=2, metadata={"help": "hidden layers, where `hidden` is null"})
-    width: int = field(default=512, metadata={"help": "width of each hidden layer, where `hidden` is null"})
-    activation: Activation = field(
-        default=Activation.relu, metadata={"help": "|".join(item.name for item in Activation)}
-    )
-    norm: Norm = field(default=Norm.none, metadata={"help": "none, batch or layer; before the activation"})
-    dropout: float = field(default=0.0, metadata={"help": "share of hidden units to drop in training"})
-
-    def __post_init__(self) -> None:
-        require(self.depth >= 0 and self.width >= 1, f"model.depth={self.depth}, model.width={self.width}: from 0, 1")
-        require(all(width >= 1 for width in self.hidden or []), f"model.hidden={self.hidden}: at least 1 each wanted")
-        require(0 <= self.dropout < 1, f"model.dropout={self.dropout}: 0 <= dropout < 1 wanted")
-
-    @property
-    def widths(self) -> list[int]:
-        return self.hidden if self.hidden is not None else [self.width] * self.depth
-
-
-@dataclass(slots=True, kw_only=True)
-class BottleneckMlpConfig(ModelConfig):
-    depth: int = field(default=4, metadata={"help": "residual blocks"})
-    width: int = field(default=256, metadata={"help": "width of the residual stream"})
-    expansion: int = field(default=4, metadata={"help": "a block's inner width over its outer"})
-    dropout: float = field(default=0.0, metadata={"help": "share of each block's output to drop in training"})
-
-    def __post_init__(self) -> None:
-        sizes = (self.depth, self.width, self.expansion)
-        require(min(sizes) >= 1, f"model.depth, width, expansion = {sizes}: at least 1 each wanted")
-        require(0 <= self.dropout < 1, f"model.dropout={self.dropout}: 0 <= dropout < 1 wanted")
-
-
-@dataclass(slots=True, kw_only=True)
-class ObjectiveConfig:
-    """Any objective; the group `objective` picks the subclass."""
-
-
-@dataclass(slots=True, kw_only=True)
-class CrossEntropyConfig(ObjectiveConfig):
-    label_smoothing: float = field(default=0.0, metadata={"help": "share of the target spread over all classes"})
-
-    def __post_init__(self) -> None:
-        valid = 0 <= self.label_smoothing < 1
-        require(valid, f"objective.label_smoothing={self.label_smoothing}: 0 <= label_smoothing < 1 wanted")
-
-
-@dataclass(slots=True, kw_only=True)
-class MeanSquaredErrorConfig(ObjectiveConfig):
-    pass
-
-
-@dataclass(slots=True, kw_only=True)
-class OptimizerConfig:
-    """Any optimiser; the group `optimizer` picks the subclass."""
-
-    rate: float = field(default=0.1, metadata={"help": "peak learning rate"})
-    weight_decay: float = field(default=0.0, metadata={"help": "applied to matrices, not to biases and norms"})
-
-    def __post_init__(self) -> None:
-        require(self.rate >= 0, f"optimizer.rate={self.rate}: at least 0 wanted")
-        require(self.weight_decay >= 0, f"optimizer.weight_decay={self.weight_decay}: at least 0 wanted")
-
-
-@dataclass(slots=True, kw_only=True)
-class SgdConfig(OptimizerConfig):
-    momentum: float = field(default=0.9, metadata={"help": "0 for plain SGD"})
-    nesterov: bool = field(default=False, metadata={"help": "Nesterov's momentum"})
-
-
-@dataclass(slots=True, kw_only=True)
-class AdamWConfig(OptimizerConfig):
-    rate: float = field(default=1e-3, metadata={"help": "peak learning rate"})
-    weight_decay: float = field(default=0.05, metadata={"help": "applied to matrices, not to biases and norms"})
-    beta1: float = field(default=0.9, metadata={"help": "decay of the mean of gradients"})
-    beta2: float = field(default=0.999, metadata={"help": "decay of the mean of squared gradients"})
-
-
-class Unit(Enum):
-    steps = "steps"
-    epochs = "epochs"
-    frac = "frac"
-
-
-@dataclass(slots=True, kw_only=True)
-class Duration:
-    value: float = field(default=0.0, metadata={"help": "how long"})
-    unit: Unit = field(default=Unit.steps, metadata={"help": "steps, epochs, or frac of the whole run"})
-
-    def __post_init__(self) -> None:
-        require(self.value >= 0, f"a duration of {self.value}: at least 0 wanted")
-
-
-@dataclass(slots=True, kw_only=True)
-class ScheduleConfig:
-    """Any schedule; the group `schedule` picks the subclass."""
-
-    warmup: Duration = field(default_factory=Duration)
-
-
-@dataclass(slots=True, kw_only=True)
-class ConstantConfig(ScheduleConfig):
-    pass
-
-
-@dataclass(slots=True, kw_only=True)
-class CosineConfig(ScheduleConfig):
-    final_frac: float = field(default=0.0, metadata={"help": "rate at the end over the peak rate"})
-
-
-class Precision(Enum):
-    fp32 = "fp32"
-    bf16 = "bf16"
-
-
-class Device(Enum):
-    auto = "auto"
-    cpu = "cpu"
-    cuda = "cuda"
-
-
-@dataclass(slots=True, kw_only=True)
-class TrainerConfig:
-    max_epochs: int = field(default=10, metadata={"help": "epochs to train"})
-    max_steps: int | None = field(default=None, metadata={"help": "stop after this many steps, if earlier"})
-    precision: Precision = field(default=Precision.fp32, metadata={"help": "fp32, or bf16 autocast"})
-    device: Device = field(default=Device.auto, metadata={"help": "auto: a GPU for each rank where there are any"})
-    compile: bool = field(default=False, metadata={"help": "torch.compile the model"})
-    clip_norm: float | None = field(default=None, metadata={"help": "largest norm of the gradient; null: off"})
-    log_every_steps: int = field(default=50, metadata={"help": "steps between rows of metrics.jsonl"})
-    measure_bound: bool = field(
-        default=True,
-        metadata={"help": "at the end, tell what bounded the run: times model and loader alone for 1 % of its time"},
-    )
-
-    def __post_init__(self) -> None:
-        require(self.max_epochs >= 1, f"trainer.max_epochs={self.max_epochs}: at least 1 wanted")
-        require(self.max_steps is None or self.max_steps >= 1, f"trainer.max_steps={self.max_steps}: at least 1")
-        require(self.log_every_steps >= 1, f"trainer.log_every_steps={self.log_every_steps}: at least 1 wanted")
-        require(self.clip_norm is None or self.clip_norm > 0, f"trainer.clip_norm={self.clip_norm}: over 0 wanted")
-
-
-@dataclass(slots=True, kw_only=True)
-class CheckpointConfig:
-    every_steps: int | None = field(default=None, metadata={"help": "steps between checkpoints; null: each epoch"})
-    keep: int = field(default=2, metadata={"help": "newest checkpoints to keep"})
-
-    def __post_init__(self) -> None:
-        require(self.every_steps is None or self.every_steps >= 1, f"checkpoint.every_steps={self.every_steps}: from 1")
-        require(self.keep >= 1, f"checkpoint.keep={self.keep}: at least 1 wanted")
+from pipeline.trainer_config import CheckpointConfig, Device, TrainerConfig
 
 
 @dataclass(slots=True, kw_only=True)
@@ -293,15 +120,9 @@ TRAIN_SCHEMAS = {
     "augment/none": AugmentConfig,
     "augment/flip_crop": AugmentConfig,
     "augment/resized_crop": ResizedCropConfig,
-    "model/logistic_regression": LogisticRegressionConfig,
-    "model/mlp": MlpConfig,
-    "model/bottleneck_mlp": BottleneckMlpConfig,
-    "objective/cross_entropy": CrossEntropyConfig,
-    "objective/mse": MeanSquaredErrorConfig,
-    "optimizer/sgd": SgdConfig,
-    "optimizer/adamw": AdamWConfig,
-    "schedule/constant": ConstantConfig,
-    "schedule/cosine": CosineConfig,
+    **MODEL_SCHEMAS,
+    **OBJECTIVE_SCHEMAS,
+    **OPTIMIZER_SCHEMAS,
     "logger/wandb": WandbConfig,
     "logger/none": NoLoggerConfig,
 }

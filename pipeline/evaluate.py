@@ -13,14 +13,16 @@ from pathlib import Path
 
 import torch
 
-from pipeline.build import build_module, plan_steps
+from pipeline.build import build_module
 from pipeline.build_data import Wanted, build_eval_loader, open_splits
+from pipeline.build_optimizer import plan_steps
 from pipeline.compose import compose, help_text
-from pipeline.config import EVALUATE_SCHEMAS, EvaluateConfig, Precision, from_stored
+from pipeline.config import EVALUATE_SCHEMAS, EvaluateConfig, from_stored
 from pipeline.data.loader import BatchLoader
 from pipeline.run_folder import CHECKPOINT_FOLDER, EVALUATION_FILE, read_stored_config
 from pipeline.shards.errors import UserError, run_entry_point
 from pipeline.shards.publish import publish_json
+from pipeline.trainer_config import Precision
 from pipeline.training.checkpoint import load_checkpoint, newest_whole_checkpoint
 from pipeline.training.module import ClassifierModule
 from pipeline.world import World, join_world, leave_world

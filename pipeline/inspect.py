@@ -26,8 +26,9 @@ import numpy as np
 import torch
 from PIL import Image
 
-from pipeline.build import build_augmentation, plan_steps
 from pipeline.build_data import BatchPlan, Wanted, build_crop, build_order, open_splits, plan_batch, shard_counts_of
+from pipeline.build_objective import build_augmentation
+from pipeline.build_optimizer import plan_steps
 from pipeline.compose import compose, first_difference, help_text
 from pipeline.config import TRAIN_SCHEMAS, TrainConfig, from_stored
 from pipeline.data.cache_folder import plain_name

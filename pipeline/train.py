@@ -14,7 +14,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 
-from pipeline.build import build_module, build_trainer, plan_steps
+from pipeline.build import build_module
 from pipeline.build_data import (
     TrainingOrder,
     Wanted,
@@ -25,8 +25,10 @@ from pipeline.build_data import (
     plan_batch,
     shard_counts_of,
 )
+from pipeline.build_optimizer import plan_steps
+from pipeline.build_trainer import build_trainer
 from pipeline.compose import compose, help_text
-from pipeline.config import TRAIN_SCHEMAS, Precision, TrainConfig, WandbConfig, to_stored
+from pipeline.config import TRAIN_SCHEMAS, TrainConfig, WandbConfig, to_stored
 from pipeline.data.datamodule import PackedDataModule
 from pipeline.data.loader import BatchLoader
 from pipeline.data.reader import Reader
@@ -46,6 +48,7 @@ from pipeline.shards.publish import publish_json
 from pipeline.track.metric_log import METRICS_FILE, MetricLog
 from pipeline.track.recorder import Recorder, SampleIdLog
 from pipeline.track.wandb_tracker import WandbTracker
+from pipeline.trainer_config import Precision
 from pipeline.training.checkpoint import CheckpointCallback
 from pipeline.world import World, join_world, leave_world
 

@@ -15,8 +15,8 @@ from typing import Any, TypeVar
 import torch
 from torch import distributed
 
-from pipeline.config import Device
 from pipeline.shards.errors import UserError
+from pipeline.trainer_config import Device
 
 T = TypeVar("T")
 

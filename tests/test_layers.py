@@ -24,9 +24,17 @@ LAYERS = {
     "compose": 2,
     "config": 2,
     "data_config": 2,
+    "model_config": 2,
+    "objective_config": 2,
+    "optimizer_config": 2,
+    "trainer_config": 2,
     "world": 2,
     "build": 3,
     "build_data": 3,
+    "build_model": 3,
+    "build_objective": 3,
+    "build_optimizer": 3,
+    "build_trainer": 3,
 }
 ENTRY_LAYER = 4
 CONFIG_TREE = {"compose", "config", "inspect_config", "plan_config", "run_folder"}

@@ -113,7 +113,7 @@ class ClassifierModule(pl.LightningModule):
         if batch.micro == 0:
             rate = self.plan.rate_at(batch.step)
             for group in self.trainer.optimizers[0].param_groups:
-                group["lr"] = rate
+                group["lr"] = rate * group.get("rate_scale", 1.0)
 
     def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
         logits_BK = self.model(self.pixels_of(batch))

@@ -12,8 +12,8 @@ from pathlib import Path
 import torch
 from torch import distributed
 
-from pipeline.config import Device
 from pipeline.shards.errors import run_entry_point
+from pipeline.trainer_config import Device
 from pipeline.world import join_world, leave_world
 from stream_shards import open_loader
 

@@ -10,9 +10,9 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from pipeline.build import build_model
-from pipeline.config import BottleneckMlpConfig, LogisticRegressionConfig, MlpConfig
+from pipeline.build_model import build_model
 from pipeline.model.mlp import BottleneckBlock, bottleneck_mlp, mlp
+from pipeline.model_config import BottleneckMlpConfig, LogisticRegressionConfig, MlpConfig
 from pipeline.training.metrics import MetricSums
 from pipeline.training.objective import cross_entropy, mean_squared_error
 from pipeline.training.optim import parameter_groups

@@ -11,11 +11,13 @@ import pytest
 import pytorch_lightning as pl
 import torch
 
-from pipeline.build import build_model, plan_steps
+from pipeline.build_model import build_model
+from pipeline.build_optimizer import plan_steps
 from pipeline.compose import compose
-from pipeline.config import TRAIN_SCHEMAS, MlpConfig, TrainConfig, from_stored
+from pipeline.config import TRAIN_SCHEMAS, TrainConfig, from_stored
 from pipeline.data.order import slots_of
 from pipeline.data.packed import PackedReader
+from pipeline.model_config import MlpConfig
 from pipeline.run_folder import read_stored_config
 from pipeline.shards.errors import UserError
 from pipeline.shards.manifest import DataSet

@@ -1,0 +1,37 @@
+"""From the group `model` to a model."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from pipeline.model.mlp import bottleneck_mlp, mlp
+from pipeline.model_config import BottleneckMlpConfig, LogisticRegressionConfig, MlpConfig, ModelConfig
+from pipeline.shards.keyed import make_key
+
+
+def build_model(config: ModelConfig, *, in_features: int, num_classes: int, seed: int) -> nn.Module:
+    """Return the model; its initial weights are a function of the seed."""
+    torch.manual_seed(make_key("weights", seed) >> 1)
+    match config:
+        case LogisticRegressionConfig():
+            return mlp(in_features=in_features, widths=[], num_classes=num_classes)
+        case MlpConfig():
+            return mlp(
+                in_features=in_features,
+                widths=config.widths,
+                num_classes=num_classes,
+                activation=config.activation.name,
+                norm=config.norm.name,
+                dropout=config.dropout,
+            )
+        case BottleneckMlpConfig():
+            return bottleneck_mlp(
+                in_features=in_features,
+                depth=config.depth,
+                width=config.width,
+                num_classes=num_classes,
+                expansion=config.expansion,
+                dropout=config.dropout,
+            )
+    raise TypeError(f"no model for {type(config).__name__}")
