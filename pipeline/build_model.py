@@ -5,8 +5,16 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from pipeline.model.mlp import bottleneck_mlp, mlp
-from pipeline.model_config import BottleneckMlpConfig, LogisticRegressionConfig, MlpConfig, ModelConfig
+from pipeline.model.bottleneck import bottleneck_mlp
+from pipeline.model.mlp import mlp
+from pipeline.model.perceptron import perceptron
+from pipeline.model_config import (
+    BottleneckMlpConfig,
+    LogisticRegressionConfig,
+    MlpConfig,
+    ModelConfig,
+    PerceptronConfig,
+)
 from pipeline.shards.keyed import make_key
 
 
@@ -14,6 +22,8 @@ def build_model(config: ModelConfig, *, in_features: int, num_classes: int, seed
     """Return the model; its initial weights are a function of the seed."""
     torch.manual_seed(make_key("weights", seed) >> 1)
     match config:
+        case PerceptronConfig():
+            return perceptron(in_features=in_features, num_classes=num_classes)
         case LogisticRegressionConfig():
             return mlp(in_features=in_features, widths=[], num_classes=num_classes)
         case MlpConfig():
@@ -24,6 +34,10 @@ def build_model(config: ModelConfig, *, in_features: int, num_classes: int, seed
                 activation=config.activation.name,
                 norm=config.norm.name,
                 dropout=config.dropout,
+                skip=config.skip,
+                init=config.init.name,
+                zero_head=config.zero_head,
+                base_width=config.base_width,
             )
         case BottleneckMlpConfig():
             return bottleneck_mlp(
@@ -33,5 +47,9 @@ def build_model(config: ModelConfig, *, in_features: int, num_classes: int, seed
                 num_classes=num_classes,
                 expansion=config.expansion,
                 dropout=config.dropout,
+                init=config.init.name,
+                zero_head=config.zero_head,
+                zero_residual=config.zero_residual,
+                base_width=config.base_width,
             )
     raise TypeError(f"no model for {type(config).__name__}")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.launch import read_num_ranks
+from pipeline.launch import read_count
 from pipeline.shards.errors import UserError
 from pipeline.shards.manifest import DataSet
 from synthetic_data import make_synthetic
@@ -91,13 +91,15 @@ def test_evaluation_on_data_of_another_shape_is_refused(synthetic: DataSet, tmp_
 def test_help_names_every_option(tmp_path: Path) -> None:
     done = run("pipeline.launch", "pipeline.train", "--help", cwd=tmp_path)
     assert done.returncode == 0
-    for option in ("batch.size=256", "resume=null", "model=bottleneck_mlp|", "model.width=256", "log_sample_ids=false"):
+    for option in ("batch.size=256", "resume=null", "|bottleneck_mlp|", "model.width=256", "log_sample_ids=false"):
         assert option in done.stdout
 
 
 def test_ranks_are_as_many_as_asked_for() -> None:
-    assert read_num_ranks("3") == 3
-    assert read_num_ranks("") >= 1
+    assert read_count("NPROC", {"NPROC": "3"}, least=1, default=2) == 3
+    assert read_count("RESTARTS", {"RESTARTS": "0"}, least=0, default=2) == 0
+    for unset in ({}, {"NPROC": ""}):
+        assert read_count("NPROC", unset, least=1, default=2) == 2
     for text in ("0", "-1", "x"):
-        with pytest.raises(UserError):
-            read_num_ranks(text)
+        with pytest.raises(UserError, match=f"NPROC={text}"):
+            read_count("NPROC", {"NPROC": text}, least=1, default=2)

@@ -10,17 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from torch import nn
 
-ACTIVATIONS: dict[str, type[nn.Module]] = {
-    "sigmoid": nn.Sigmoid,
-    "tanh": nn.Tanh,
-    "relu": nn.ReLU,
-    "gelu": nn.GELU,
-    "silu": nn.SiLU,
-}
-NORMS: dict[str, type[nn.Module]] = {"batch": nn.BatchNorm1d, "layer": nn.LayerNorm}
+from pipeline.model.hidden_layer import HiddenLayer
+from pipeline.model.initialise import initialise
+from pipeline.model.width import WidthMultiplier, scale_initial_weights
 
 
 def mlp(
@@ -31,53 +25,39 @@ def mlp(
     activation: str = "relu",
     norm: str = "none",
     dropout: float = 0.0,
+    skip: bool = False,
+    init: str = "torch",
+    zero_head: bool = False,
+    base_width: int | None = None,
 ) -> nn.Sequential:
-    """Return hidden layers of linear, norm, activation, dropout; then a linear layer to the logits.
+    """Return hidden layers and then a linear layer to the logits.
 
-    With no widths this is multinomial logistic regression. Weights start as torch's `nn.Linear` has them: uniform in
-    +-1/sqrt(fan_in).
+    With no widths this is multinomial logistic regression.
 
     Args:
         in_features: D, at least 1.
         widths: of the hidden layers, first to last; may be empty.
         num_classes: K.
-        activation: a key of ACTIVATIONS.
-        norm: "none" or a key of NORMS.
+        activation: a key of hidden_layer.ACTIVATIONS.
+        norm: "none" or a key of hidden_layer.NORMS.
         dropout: share of hidden units dropped in training, 0 <= dropout < 1.
+        skip: add a hidden layer's input to its output, wherever both have one width.
+        init: a name of initialise.INITS.
+        zero_head: the last layer starts at zero, so that every class is equally likely.
+        base_width: width of the first hidden layer, the others in proportion, of the small model whose rates are to
+            hold here too; see width.py. None, or no hidden layer: off.
     """
     layers: list[nn.Module] = []
     for width in widths:
-        layers.append(nn.Linear(in_features, width))
-        if norm != "none":
-            layers.append(NORMS[norm](width))
-        layers.append(ACTIVATIONS[activation]())
-        if dropout > 0:
-            layers.append(nn.Dropout(dropout))
+        layers.append(
+            HiddenLayer(
+                in_features=in_features, width=width, activation=activation, norm=norm, dropout=dropout, skip=skip
+            )
+        )
         in_features = width
-    return nn.Sequential(*layers, nn.Linear(in_features, num_classes))
-
-
-class BottleneckBlock(nn.Module):
-    """z + W_c gelu(W_e norm(z)), the residual inverted bottleneck of "Scaling MLPs" (arXiv 2306.13575, section 2)."""
-
-    def __init__(self, *, width: int, expansion: int, dropout: float = 0.0) -> None:
-        super().__init__()
-        self.norm = nn.LayerNorm(width)
-        self.expand = nn.Linear(width, expansion * width)
-        self.contract = nn.Linear(expansion * width, width)
-        self.dropout = nn.Dropout(dropout) if dropout > 0 else nn.Identity()
-
-    def forward(self, z_BD: torch.Tensor) -> torch.Tensor:
-        inner = nn.functional.gelu(self.expand(self.norm(z_BD)))
-        return z_BD + self.dropout(self.contract(inner))  # type: ignore[no-any-return]
-
-
-def bottleneck_mlp(
-    *, in_features: int, depth: int, width: int, num_classes: int, expansion: int = 4, dropout: float = 0.0
-) -> nn.Sequential:
-    """Return a linear stem to `width`, `depth` bottleneck blocks, and a linear head; no final norm.
-
-    At 64x64x3 inputs and 11,230 classes, depth 12, width 1024, expansion 4: 124.84 million parameters, as published.
-    """
-    blocks = [BottleneckBlock(width=width, expansion=expansion, dropout=dropout) for _ in range(depth)]
-    return nn.Sequential(nn.Linear(in_features, width), *blocks, nn.Linear(width, num_classes))
+    if base_width is not None and widths:
+        layers.append(WidthMultiplier(widths[0] / base_width))
+    model = nn.Sequential(*layers, nn.Linear(in_features, num_classes))
+    initialise(model, init=init, zero_head=zero_head)
+    scale_initial_weights(model, init=init)
+    return model

@@ -1,4 +1,4 @@
-"""Objectives, metrics, schedule and models, against torch's own and closed forms."""
+"""Objectives, metrics and schedule, against torch's own and closed forms."""
 
 from __future__ import annotations
 
@@ -7,12 +7,8 @@ import math
 import numpy as np
 import pytest
 import torch
-from torch import nn
-from torch.nn import functional
 
-from pipeline.build_model import build_model
-from pipeline.model.mlp import BottleneckBlock, bottleneck_mlp, mlp
-from pipeline.model_config import BottleneckMlpConfig, LogisticRegressionConfig, MlpConfig
+from pipeline.model.bottleneck import bottleneck_mlp
 from pipeline.training.metrics import MetricSums
 from pipeline.training.objective import cross_entropy, mean_squared_error
 from pipeline.training.optim import parameter_groups
@@ -78,56 +74,3 @@ def test_decay_is_for_matrices_alone_and_every_parameter_is_in_one_group() -> No
     assert {p.ndim for p in free["params"]} == {1}
     assert free["weight_decay"] == 0.0
     assert len(decayed["params"]) + len(free["params"]) == len(list(model.parameters()))
-
-
-@pytest.mark.parametrize(
-    ("depth", "width", "millions"),
-    [(6, 256, 9.19), (12, 256, 12.35), (6, 512, 24.66), (12, 512, 37.26), (6, 1024, 74.47), (12, 1024, 124.84)],
-)
-def test_bottleneck_family_has_the_published_parameter_counts(depth: int, width: int, millions: float) -> None:
-    with torch.device("meta"):
-        model = bottleneck_mlp(in_features=64 * 64 * 3, depth=depth, width=width, num_classes=11_230)
-    assert sum(p.numel() for p in model.parameters()) / 1e6 == pytest.approx(millions, abs=0.005)
-
-
-def test_a_bottleneck_block_is_z_plus_contract_gelu_expand_norm() -> None:
-    block = BottleneckBlock(width=6, expansion=4)
-    z = torch.randn(5, 6)
-    normed = (z - z.mean(1, keepdim=True)) / (z.var(1, unbiased=False, keepdim=True) + 1e-5).sqrt()
-    inner = normed @ block.expand.weight.T + block.expand.bias
-    inner = inner * 0.5 * (1 + torch.erf(inner / math.sqrt(2)))
-    torch.testing.assert_close(block(z), z + inner @ block.contract.weight.T + block.contract.bias)
-
-
-@pytest.mark.parametrize("norm", ["none", "batch", "layer"])
-@pytest.mark.parametrize("activation", ["sigmoid", "tanh", "relu", "gelu", "silu"])
-def test_every_mlp_learns_a_batch_by_heart(norm: str, activation: str) -> None:
-    torch.manual_seed(0)
-    model = mlp(in_features=20, widths=[64], num_classes=3, activation=activation, norm=norm)
-    inputs, labels = torch.randn(30, 20), torch.arange(30) % 3
-    optimizer = torch.optim.AdamW(model.parameters(), lr=0.02)
-    for _ in range(150):
-        optimizer.zero_grad()
-        functional.cross_entropy(model(inputs), labels).backward()
-        optimizer.step()
-    assert (model(inputs).argmax(1) == labels).float().mean() == 1.0
-
-
-def test_logistic_regression_is_one_linear_layer_and_dropout_drops() -> None:
-    assert [type(layer) for layer in build_model(LogisticRegressionConfig(), in_features=4, num_classes=2, seed=0)] == [
-        nn.Linear
-    ]
-    model = build_model(MlpConfig(hidden=[1000], dropout=0.5), in_features=4, num_classes=2, seed=0)
-    hidden = model[:-1](torch.ones(1, 4))
-    assert 0.3 < (hidden == 0).float().mean() - (model[:2](torch.ones(1, 4)) == 0).float().mean() / 2 < 0.7
-
-
-def test_weights_are_a_function_of_the_seed() -> None:
-    def weights(seed: int) -> torch.Tensor:
-        model = build_model(BottleneckMlpConfig(depth=1, width=8), in_features=4, num_classes=2, seed=seed)
-        return nn.utils.parameters_to_vector(model.parameters())
-
-    first = weights(1)
-    torch.rand(3)
-    assert torch.equal(first, weights(1))
-    assert not torch.equal(first, weights(2))
