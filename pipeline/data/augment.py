@@ -24,8 +24,12 @@ from pipeline.shards.keyed import MASK_64, MIX_1, MIX_2, WEYL_INCREMENT, make_ke
 
 def augmentation_bits(positions_B: torch.Tensor, *, seed: int, epoch: int) -> torch.Tensor:
     """Return 64 random bits, as int64, for each position in the epoch's order (int64, any shape)."""
-    key = make_key("augment", seed, epoch)
-    return _mix64(_mix64(positions_B * _signed(WEYL_INCREMENT) + _signed(key)) + _signed(key))
+    return hashed(positions_B, key=make_key("augment", seed, epoch))
+
+
+def hashed(counters: torch.Tensor, *, key: int) -> torch.Tensor:
+    """Return `random_bits(key, counters)` of pipeline.shards.keyed, as int64, on the counters' device."""
+    return _mix64(_mix64(counters * _signed(WEYL_INCREMENT) + _signed(key)) + _signed(key))
 
 
 def random_flip_crop(images_BHWC: torch.Tensor, bits_B: torch.Tensor, *, flip: bool, crop_padding: int) -> torch.Tensor:

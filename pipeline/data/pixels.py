@@ -12,6 +12,7 @@ Axes: B batch, H height, W width, C channels, D = H*W*C.
 from __future__ import annotations
 
 import ctypes
+import math
 from functools import cache
 from typing import TypeAlias
 
@@ -28,6 +29,8 @@ Int64Array: TypeAlias = npt.NDArray[np.int64]
 PIXEL_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 # A second thread costs about 30 us to start, in which one writes this much.
 THREAD_BYTES = 1 << 20
+# In the same time this much of a resized crop is written.
+CROP_THREAD_BYTES = 1 << 18
 
 
 def native_pixels() -> ctypes.CDLL | Absent:
@@ -43,6 +46,8 @@ def _declared(library: ctypes.CDLL) -> ctypes.CDLL:
     library.tarmac_gather.restype = None
     library.tarmac_augment.argtypes = (*(pointer,) * 3, *(number,) * 6, *(pointer,) * 4, number)
     library.tarmac_augment.restype = ctypes.c_int
+    library.tarmac_resized_crop.argtypes = (*(pointer,) * 3, *(number,) * 4, *(pointer,) * 4, number)
+    library.tarmac_resized_crop.restype = ctypes.c_int
     return library
 
 
@@ -74,21 +79,13 @@ def gather_augmented(
     The result is, bit for bit, that of `random_flip_crop` and `normalise` of pipeline.data.augment, rounded to
     `out.dtype`, one of PIXEL_DTYPES.
     """
-    height, width, channels = image_shape
-    _check_source(source, offsets, image_bytes=height * width * channels)
-    wanted = (len(offsets), height * width * channels)
-    if out.dtype not in PIXEL_DTYPES or not out.is_contiguous() or out.shape != wanted or out.device.type != "cpu":
-        raise ValueError(f"out is {_describe(out)}: contiguous floats {wanted} wanted")
+    _check_source(source, offsets, image_bytes=math.prod(image_shape))
     bits_B = bits_B.contiguous()
     if bits_B.dtype is not torch.int64 or bits_B.shape != (len(offsets),):
         raise ValueError(f"bits_B is {_describe(bits_B)}: int64 ({len(offsets)},) wanted")
-    if mean_C.shape != (channels,) or std_C.shape != (channels,) or crop_padding < 0:
-        raise ValueError(f"mean_C, std_C, crop_padding: {mean_C}, {std_C}, {crop_padding} for {channels} channels")
-    mean_row, std_row = (values.to(torch.float32).repeat(width) for values in (mean_C, std_C))
-    table = None
-    if out.dtype is not torch.float32:
-        every_value = torch.arange(256, dtype=torch.uint8)[:, None]
-        table = ((every_value - mean_C) / std_C).T.to(out.dtype).contiguous()
+    if crop_padding < 0:
+        raise ValueError(f"crop_padding={crop_padding}: at least 0 wanted")
+    rows = _Rows(len(offsets), image_shape, mean_C=mean_C, std_C=std_C, out=out)
     failed = native.tarmac_augment(
         source.ctypes.data,
         offsets.ctypes.data,
@@ -97,14 +94,83 @@ def gather_augmented(
         *image_shape,
         flip,
         crop_padding,
-        mean_row.data_ptr(),
-        std_row.data_ptr(),
-        None if table is None else table.data_ptr(),
-        out.data_ptr(),
+        *rows.pointers(),
         max(1, min(num_threads, len(offsets), out.nbytes // THREAD_BYTES)),
     )
     if failed:
         raise MemoryError("no memory for a row of pixels")
+
+
+def gather_cropped(
+    native: ctypes.CDLL,
+    source: UInt8Array,
+    offsets: Int64Array,
+    boxes_B5: torch.Tensor,
+    *,
+    image_shape: tuple[int, int, int],
+    mean_C: torch.Tensor,
+    std_C: torch.Tensor,
+    num_threads: int,
+    out: torch.Tensor,
+) -> None:
+    """Write boxes of the images at the offsets into `out` (B, D), enlarged, mirrored and normalised in one pass.
+
+    The result is, bit for bit, that of `resized_crop` of pipeline.data.resized_crop and `normalise`, rounded to
+    `out.dtype`.
+
+    Args:
+        boxes_B5: int32, left, top, width, height in pixels, and 1 where it is to be mirrored, else 0.
+    """
+    height, width, _ = image_shape
+    _check_source(source, offsets, image_bytes=math.prod(image_shape))
+    boxes_B5 = boxes_B5.contiguous()
+    if boxes_B5.dtype is not torch.int32 or boxes_B5.shape != (len(offsets), 5) or boxes_B5.device.type != "cpu":
+        raise ValueError(f"boxes_B5 is {_describe(boxes_B5)}: int32 ({len(offsets)}, 5) wanted")
+    starts, extents, whole = boxes_B5[:, :2], boxes_B5[:, 2:4], torch.tensor([width, height], dtype=torch.int32)
+    if ((starts < 0) | (extents < 1) | (starts > whole - extents)).any():
+        raise IndexError(f"a box outside its image of {height}x{width}")
+    rows = _Rows(len(offsets), image_shape, mean_C=mean_C, std_C=std_C, out=out)
+    failed = native.tarmac_resized_crop(
+        source.ctypes.data,
+        offsets.ctypes.data,
+        boxes_B5.data_ptr(),
+        len(offsets),
+        *image_shape,
+        *rows.pointers(),
+        max(1, min(num_threads, len(offsets), out.nbytes // CROP_THREAD_BYTES)),
+    )
+    if failed:
+        raise MemoryError("no memory for a row of pixels")
+
+
+class _Rows:
+    """What normalised rows are written by and to, checked: mean and std of each place of a row, or a table, and `out`."""
+
+    def __init__(
+        self,
+        num_images: int,
+        image_shape: tuple[int, int, int],
+        *,
+        mean_C: torch.Tensor,
+        std_C: torch.Tensor,
+        out: torch.Tensor,
+    ) -> None:
+        _, width, channels = image_shape
+        wanted = (num_images, math.prod(image_shape))
+        if out.dtype not in PIXEL_DTYPES or not out.is_contiguous() or out.shape != wanted or out.device.type != "cpu":
+            raise ValueError(f"out is {_describe(out)}: contiguous floats {wanted} wanted")
+        if mean_C.shape != (channels,) or std_C.shape != (channels,):
+            raise ValueError(f"mean_C, std_C: {mean_C}, {std_C} for {channels} channels")
+        self._mean, self._std = (values.to(torch.float32).repeat(width) for values in (mean_C, std_C))
+        self._out, self._table = out, None
+        if out.dtype is not torch.float32:
+            every_value = torch.arange(256, dtype=torch.uint8)[:, None]
+            self._table = ((every_value - mean_C) / std_C).T.to(out.dtype).contiguous()
+
+    def pointers(self) -> tuple[int | None, ...]:
+        """Return mean, std, table and out, as C takes them; valid as long as this object."""
+        table = None if self._table is None else self._table.data_ptr()
+        return self._mean.data_ptr(), self._std.data_ptr(), table, self._out.data_ptr()
 
 
 def _check_source(source: UInt8Array, offsets: Int64Array, *, image_bytes: int) -> None:

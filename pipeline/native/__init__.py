@@ -18,7 +18,7 @@ from functools import cache
 from pathlib import Path
 
 # As TARMAC_INTERFACE in native.h.
-INTERFACE = 2
+INTERFACE = 3
 SWITCH = "TARMAC_NATIVE"
 BUILD = "pip install -e . builds it, where there is a C compiler"
 

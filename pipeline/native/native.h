@@ -6,8 +6,9 @@
 
 #define TARMAC_EXPORT __attribute__((visibility("default")))
 
-/* Of the functions' arguments; `pipeline/native/__init__.py` has the same number. Both grow when an argument changes. */
-#define TARMAC_INTERFACE 2
+/* Of the functions' arguments; `pipeline/native/__init__.py` has the same number. Both grow when an argument
+   changes or a function comes. */
+#define TARMAC_INTERFACE 3
 
 /* A function with this before it is compiled twice, and the processor decides at the first call which one runs. Where
    that is not to be had the compiler's default serves: SSE2 on x86-64, NEON on 64-bit ARM. */

@@ -7,20 +7,13 @@
    Python checks every bound before it calls: offsets within the source, shapes, types, contiguity. */
 #include "native.h"
 
-#include <pthread.h>
 #include <stdlib.h>
-#include <string.h>
-#ifdef __SSE2__
-#include <emmintrin.h>
-#endif
 
-#define ALWAYS_INLINE static inline __attribute__((always_inline))
+#include "pixels.h"
+
 #define SIDE_BY_SIDE 8
 #define CACHE_LINE 64
 #define AHEAD_BYTES 256
-/* A batch from this size on is written past the cache. */
-#define BYPASS_BYTES (8 << 20)
-#define MAX_THREADS 64
 
 struct augmentation {
     const uint8_t *source;
@@ -33,48 +26,12 @@ struct augmentation {
     int bypass;
 };
 
-struct part {
-    const struct augmentation *all;
-    int64_t first, end;
-    int failed;
-};
-
 TARMAC_EXPORT void tarmac_gather(const uint8_t *source, const int64_t *offsets, int64_t num_images,
                                  int64_t image_bytes, uint8_t *out);
 TARMAC_EXPORT int tarmac_augment(const uint8_t *source, const int64_t *offsets, const int64_t *bits,
                                  int64_t num_images, int64_t height, int64_t width, int64_t channels, int64_t flip,
                                  int64_t crop_padding, const float *mean, const float *std, const uint16_t *table,
                                  void *out, int64_t num_threads);
-
-static int may_bypass(const void *out, int64_t row_bytes, int64_t total_bytes) {
-#ifdef __SSE2__
-    return total_bytes >= BYPASS_BYTES && row_bytes % 16 == 0 && (uintptr_t)out % 16 == 0;
-#else
-    (void)out, (void)row_bytes, (void)total_bytes;
-    return 0;
-#endif
-}
-
-/* Copies bytes, a multiple of 16 to a multiple of 16 where the cache is bypassed. */
-ALWAYS_INLINE void copy(uint8_t *out, const uint8_t *in, int64_t num_bytes, int bypass) {
-#ifdef __SSE2__
-    if (bypass) {
-        for (int64_t at = 0; at < num_bytes; at += 16)
-            _mm_stream_si128((__m128i *)(out + at), _mm_loadu_si128((const __m128i *)(in + at)));
-        return;
-    }
-#endif
-    (void)bypass;
-    memcpy(out, in, (size_t)num_bytes);
-}
-
-static void finish_bypass(int bypass) {
-#ifdef __SSE2__
-    if (bypass)
-        _mm_sfence();
-#endif
-    (void)bypass;
-}
 
 ALWAYS_INLINE void gather(const uint8_t *source, const int64_t *offsets, int64_t num_images, int64_t image_bytes,
                           uint8_t *out, int bypass) {
@@ -111,20 +68,6 @@ ALWAYS_INLINE void copy_mirrored(uint8_t *restrict out, const uint8_t *restrict 
     for (int64_t x = 0; x < width; x++)
         for (int64_t c = 0; c < channels; c++)
             out[x * channels + c] = in[(width - 1 - x) * channels + c];
-}
-
-ALWAYS_INLINE void look_up(uint16_t *restrict out, const uint8_t *restrict in, int64_t width, int64_t channels,
-                           const uint16_t *restrict table) {
-    for (int64_t x = 0; x < width; x++)
-        for (int64_t c = 0; c < channels; c++)
-            out[x * channels + c] = table[c * 256 + in[x * channels + c]];
-}
-
-/* A true division, not a product with 1/std: the same floats as torch's, bit for bit. */
-ALWAYS_INLINE void normalise(float *restrict out, const uint8_t *restrict in, int64_t num_values,
-                             const float *restrict mean, const float *restrict std) {
-    for (int64_t i = 0; i < num_values; i++)
-        out[i] = ((float)in[i] - mean[i]) / std[i];
 }
 
 /* `channels` comes as a constant where that makes better loops. `row` has room for a row of bytes, `wide` for one of
@@ -214,20 +157,5 @@ int tarmac_augment(const uint8_t *source, const int64_t *offsets, const int64_t 
         .out = out,
         .bypass = may_bypass(out, out_row_bytes, num_images * height * out_row_bytes),
     };
-    struct part parts[MAX_THREADS];
-    pthread_t threads[MAX_THREADS];
-    int started[MAX_THREADS] = {0}, failed = 0;
-    const int64_t num_parts = num_threads < 1 ? 1 : num_threads > MAX_THREADS ? MAX_THREADS : num_threads;
-    for (int64_t k = num_parts - 1; k >= 0; k--) {
-        parts[k] = (struct part){&all, k * num_images / num_parts, (k + 1) * num_images / num_parts, 0};
-        started[k] = k > 0 && pthread_create(&threads[k], NULL, augment_part, &parts[k]) == 0;
-        if (!started[k])
-            augment_part(&parts[k]);
-    }
-    for (int64_t k = 0; k < num_parts; k++) {
-        if (started[k])
-            pthread_join(threads[k], NULL);
-        failed |= parts[k].failed;
-    }
-    return failed ? -1 : 0;
+    return run_parts(augment_part, &all, num_images, num_threads);
 }
