@@ -31,7 +31,7 @@ from pipeline.build_objective import build_augmentation
 from pipeline.build_optimizer import plan_steps
 from pipeline.compose import compose, first_difference, help_text
 from pipeline.config import TRAIN_SCHEMAS, TrainConfig, from_stored
-from pipeline.data.cache_folder import plain_name
+from pipeline.data.cache_entry import plain_name
 from pipeline.data.order import Int64Array, Order, Slots
 from pipeline.data.reader import Reader
 from pipeline.inspect_config import BATCH_OPTIONS, INSPECT_SCHEMAS, InspectConfig
@@ -259,7 +259,7 @@ def _read_samples(
     # Before the step is finished: after it, shards of a cache may go.
     sources = _sources_of(reader, slots)
     reader.finish(step)
-    augmentation = build_augmentation(training.augment)
+    augmentation = build_augmentation(training.augment, seed=training.seed, is_cropped=reader.data_set.packed is None)
     after_BHWC = augmentation.apply(images_BHWC, torch.from_numpy(slots.positions), seed=training.seed, epoch=epoch)
     ranks, micros = _places(config, plan, numbers)
     return [

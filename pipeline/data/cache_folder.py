@@ -20,10 +20,8 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import hashlib
 import math
 import os
-import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -31,78 +29,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 
+from pipeline.data.cache_entry import KEY_DIGITS, CacheEntry
+from pipeline.data.file_locks import Pin, allocate, is_at, lock_at_once
 from pipeline.shards.errors import UserError
 from pipeline.shards.publish import fsync_folder
 
 SHARDS_FOLDER = "shards"
 PART = "part"
-_KEY_DIGITS = 32
-_CACHED_NAME = re.compile(rf"[0-9a-f]{{{_KEY_DIGITS}}}\.[0-9]+-(.+)")
 _PAUSE_S = 0.01
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 
 # Returns the step at which an entry (by key) is used next, infinity for not in sight.
 NextUse = Callable[[str], float]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RemoteFile:
-    """A file of a store, as the manifest has it."""
-
-    location: str
-    name: str
-    size_bytes: int
-    sha256: str
-
-    @property
-    def url(self) -> str:
-        return f"{self.location}/{self.name}"
-
-
-@dataclass(frozen=True, slots=True)
-class CacheEntry:
-    """Files that are downloaded and evicted together.
-
-    Attributes:
-        key: the hash of their URLs and checksums, so that other bytes never stand under the same name.
-    """
-
-    files: tuple[RemoteFile, ...]
-    key: str = field(init=False)
-
-    def __post_init__(self) -> None:
-        told = "\n".join(f"{file.url} {file.sha256}" for file in self.files)
-        object.__setattr__(self, "key", hashlib.sha256(told.encode()).hexdigest()[:_KEY_DIGITS])
-
-    @property
-    def size_bytes(self) -> int:
-        return sum(file.size_bytes for file in self.files)
-
-
-class Pin:
-    """Keeps an entry from eviction until it is closed."""
-
-    def __init__(self, descriptor: int) -> None:
-        self._descriptor = descriptor
-
-    def close(self) -> None:
-        if self._descriptor >= 0:
-            os.close(self._descriptor)
-            self._descriptor = -1
-
-    def __enter__(self) -> Pin:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()
-
-
-def plain_name(path: Path) -> str:
-    """Return a file's name where it came from, whether it is one of a cache or not."""
-    match = _CACHED_NAME.fullmatch(path.name)
-    return match[1] if match else path.name
 
 
 class CacheFolder:
@@ -134,7 +72,7 @@ class CacheFolder:
                 descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
             except FileNotFoundError:
                 return None
-            if _lock(descriptor, fcntl.LOCK_SH) and _is_at(descriptor, path):
+            if lock_at_once(descriptor, fcntl.LOCK_SH) and is_at(descriptor, path):
                 break
             os.close(descriptor)
             time.sleep(_PAUSE_S)
@@ -156,7 +94,7 @@ class CacheFolder:
         """Return the right to download an entry; None while another has it, or as soon as the entry is there."""
         part = self._part_of(entry, 0)
         descriptor = os.open(part, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        if not _lock(descriptor, fcntl.LOCK_EX) or not _is_at(descriptor, part):
+        if not lock_at_once(descriptor, fcntl.LOCK_EX) or not is_at(descriptor, part):
             os.close(descriptor)
             return None
         claim = Claim(self, entry, descriptor)
@@ -232,7 +170,7 @@ class CacheFolder:
         """Tell whether a step of any process waits for room."""
         descriptor = os.open(self.root / "hungry", os.O_RDWR | os.O_CLOEXEC)
         try:
-            return not _lock(descriptor, fcntl.LOCK_EX)
+            return not lock_at_once(descriptor, fcntl.LOCK_EX)
         finally:
             os.close(descriptor)
 
@@ -262,7 +200,7 @@ class CacheFolder:
                         told = file.stat(follow_symlinks=False)
                         used_bytes += told.st_size
                         if folder == self._shards:
-                            group = groups.setdefault(file.name[:_KEY_DIGITS], _Group())
+                            group = groups.setdefault(file.name[:KEY_DIGITS], _Group())
                             group.files.append((Path(file.path), told.st_size))
                             group.used_s = max(group.used_s, told.st_mtime)
         return groups, used_bytes
@@ -307,7 +245,7 @@ class _Group:
                 except (FileNotFoundError, PermissionError):
                     return False
                 self.locks.append(descriptor)
-                if not _lock(descriptor, fcntl.LOCK_EX):
+                if not lock_at_once(descriptor, fcntl.LOCK_EX):
                     return False
         return True
 
@@ -323,7 +261,7 @@ class _Group:
 
     @staticmethod
     def _carries_lock(path: Path) -> bool:
-        return path.name[_KEY_DIGITS : _KEY_DIGITS + 2] == ".0"
+        return path.name[KEY_DIGITS : KEY_DIGITS + 2] == ".0"
 
 
 class Claim:
@@ -346,7 +284,7 @@ class Claim:
                 self.parts.append(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644))
             os.ftruncate(self.parts[number], file.size_bytes)
             if file.size_bytes:
-                _allocate(self.parts[number], file.size_bytes)
+                allocate(self.parts[number], file.size_bytes)
 
     def publish(self) -> Pin:
         """Put the files in place, whole also after a loss of power, and return a pin on them."""
@@ -378,29 +316,3 @@ class Claim:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.close()
-
-
-def _lock(descriptor: int, kind: int) -> bool:
-    try:
-        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
-
-
-def _is_at(descriptor: int, path: Path) -> bool:
-    """Tell whether an open file still has its name: it may be removed, and another put there, before it is locked."""
-    try:
-        return os.path.samestat(os.fstat(descriptor), path.stat())
-    except FileNotFoundError:
-        return False
-
-
-def _allocate(descriptor: int, size_bytes: int) -> None:
-    """Take disk space, where the file system can; where it cannot, writing finds out."""
-    if hasattr(os, "posix_fallocate"):
-        try:
-            os.posix_fallocate(descriptor, 0, size_bytes)
-        except OSError as error:
-            if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):
-                raise

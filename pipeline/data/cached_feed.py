@@ -22,9 +22,10 @@ from itertools import chain
 
 import numpy as np
 
-from pipeline.data.cache_folder import CacheEntry, Pin
+from pipeline.data.cache_entry import CacheEntry
 from pipeline.data.download import StoppedError
 from pipeline.data.fetch_plan import FetchPlan, StepShards
+from pipeline.data.file_locks import Pin
 from pipeline.data.order import Int64Array
 from pipeline.data.reader import Use
 from pipeline.data.shard_cache import ShardCache

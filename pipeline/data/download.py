@@ -24,7 +24,7 @@ from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from functools import lru_cache
 
-from pipeline.data.cache_folder import RemoteFile
+from pipeline.data.cache_entry import RemoteFile
 from pipeline.shards.errors import DamageError, UserError
 from pipeline.storage import PassingError, Store, open_store
 

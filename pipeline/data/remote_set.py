@@ -20,7 +20,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from pipeline.data.cache_folder import CacheEntry, CacheFolder, RemoteFile
+from pipeline.data.cache_entry import CacheEntry, RemoteFile
+from pipeline.data.cache_folder import CacheFolder
 from pipeline.data.cached_feed import CachedFeed
 from pipeline.data.reader import MakeFeed
 from pipeline.data.shard_cache import CacheOptions, ShardCache

@@ -18,8 +18,10 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.data.cache_folder import CacheEntry, CacheFolder, Claim, NextUse, Pin
+from pipeline.data.cache_entry import CacheEntry
+from pipeline.data.cache_folder import CacheFolder, Claim, NextUse
 from pipeline.data.download import PieceThreads, StoppedError, WrongBytesError, download
+from pipeline.data.file_locks import Pin
 from pipeline.shards.check import file_sha256
 from pipeline.shards.errors import UserError
 

@@ -10,7 +10,7 @@ import random
 import sys
 from pathlib import Path
 
-from pipeline.data.cache_folder import CacheEntry, RemoteFile
+from pipeline.data.cache_entry import CacheEntry, RemoteFile
 from pipeline.data.shard_cache import CacheOptions, ShardCache
 from pipeline.shards.check import file_sha256
 

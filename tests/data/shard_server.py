@@ -19,7 +19,7 @@ from pathlib import Path
 from urllib.parse import unquote
 
 from loopback import QuietHandler, listening
-from pipeline.data.cache_folder import CacheEntry, RemoteFile
+from pipeline.data.cache_entry import CacheEntry, RemoteFile
 from pipeline.shards.check import file_sha256
 
 

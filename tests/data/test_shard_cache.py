@@ -21,7 +21,9 @@ from pathlib import Path
 import pytest
 
 from pipeline.data import cache_folder, download, shard_cache
-from pipeline.data.cache_folder import CacheEntry, CacheFolder, Pin
+from pipeline.data.cache_entry import CacheEntry
+from pipeline.data.cache_folder import CacheFolder
+from pipeline.data.file_locks import Pin
 from pipeline.data.shard_cache import CacheOptions, ShardCache
 from pipeline.shards.errors import DamageError, UserError
 from pipeline.storage import remote
@@ -250,14 +252,14 @@ def test_a_full_disk_takes_what_is_not_in_use_and_then_says_so(
     """A disk of room for two entries, where the limit would allow a thousand."""
     entries = write_entries(files, server.url, number=3, size_bytes=SHARD_BYTES)
     disk_bytes = 2 * entries[0].size_bytes
-    allocate = cache_folder._allocate
+    allocate = cache_folder.allocate
 
     def allocate_on_small_disk(descriptor: int, size_bytes: int) -> None:
         if total_bytes(tmp_path / "cache") > disk_bytes:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         allocate(descriptor, size_bytes)
 
-    monkeypatch.setattr(cache_folder, "_allocate", allocate_on_small_disk)
+    monkeypatch.setattr(cache_folder, "allocate", allocate_on_small_disk)
     cache = ShardCache(options(tmp_path, max_bytes=1000 * disk_bytes, patience_s=0.3))
     for entry in entries:
         fetch_and_check(cache, entry, files)
