@@ -24,6 +24,7 @@ LAYERS = {
     "compose": 2,
     "config": 2,
     "data_config": 2,
+    "init_config": 2,
     "model_config": 2,
     "objective_config": 2,
     "optimizer_config": 2,
@@ -37,7 +38,16 @@ LAYERS = {
     "build_trainer": 3,
 }
 ENTRY_LAYER = 4
-CONFIG_TREE = {"compose", "config", "inspect_config", "plan_config", "run_folder"}
+CONFIG_TREE = {
+    "compose",
+    "config",
+    "coord_check_config",
+    "export_config",
+    "inspect_config",
+    "plan_config",
+    "predict_config",
+    "run_folder",
+}
 
 
 def imports(path: Path) -> Iterator[str]:

@@ -48,7 +48,7 @@ def coordinates(
         yield {name: Coordinate(size=_rms(out), change=_rms(out - first[name])) for name, out in outputs.items()}
         if step < steps:
             optimizer.zero_grad()
-            functional.cross_entropy(model(inputs_BD), labels_B).backward()
+            functional.cross_entropy(model(inputs_BD), labels_B).backward()  # type: ignore[no-untyped-call]
             optimizer.step()
 
 

@@ -36,10 +36,11 @@ class _Step(torch.autograd.Function):
     def backward(ctx: Any, *gradients: torch.Tensor) -> torch.Tensor:
         (outputs_BK,) = ctx.saved_tensors
         (gradient_BK,) = gradients
-        strength_B1, wanted_B = gradient_BK.min(dim=1, keepdim=True).values, gradient_BK.argmin(dim=1)
-        wanted_BK = functional.one_hot(wanted_B, gradient_BK.shape[1])
+        wish_B1, wanted_B1 = gradient_BK.min(dim=1, keepdim=True)
+        wanted_BK = torch.zeros_like(outputs_BK).scatter_(1, wanted_B1, 1)
         # A sample that weighs nothing has a gradient of zero; one that is recognised, a difference of zero.
-        return strength_B1.clamp(max=0) * (wanted_BK - outputs_BK)
+        move_BK: torch.Tensor = wish_B1.clamp(max=0) * (wanted_BK - outputs_BK)
+        return move_BK
 
 
 def winner(sums_BK: torch.Tensor) -> torch.Tensor:

@@ -132,7 +132,7 @@ def test_bottleneck_presets_have_the_published_parameter_counts(preset: str) -> 
 
 
 def test_every_published_size_is_a_preset() -> None:
-    assert PRESETS == sorted(PUBLISHED)
+    assert sorted(PUBLISHED) == PRESETS
 
 
 def test_a_bottleneck_block_is_z_plus_contract_gelu_expand_norm() -> None:
@@ -263,8 +263,8 @@ def test_roles_of_every_parameter_are_known_from_the_tree() -> None:
     assert {name.removeprefix("inner."): role for name, role in roles_of(nn.ModuleDict({"inner": model})).items()} == (
         roles_by_hand(2)
     )
-    matrices = [role for role in roles_of(mlp(in_features=4, widths=[8, 8, 8], num_classes=3)).values()]
-    assert [role for role in matrices if role is not Role.vector] == [
+    roles = roles_of(mlp(in_features=4, widths=[8, 8, 8], num_classes=3)).values()
+    assert [role for role in roles if role is not Role.vector] == [
         Role.input,
         Role.hidden,
         Role.hidden,
