@@ -127,7 +127,7 @@ def bare_loop(data_set: DataSet, overrides: list[str], *, steps: int) -> float:
             images_BHWC, bits_B, flip=flip, crop_padding=crop_padding, mean_C=module.mean, std_C=module.std
         )
         logits_BK = model(pixels_BD)
-        loss = module.objective(logits_BK, labels_B).mean()
+        loss = module.objectives.training(logits_BK, labels_B).mean()
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()

@@ -11,10 +11,10 @@ import functools
 import math
 
 from pipeline.build_model import build_model
-from pipeline.build_objective import build_augmentation, build_objective
+from pipeline.build_objective import build_augmentation, build_objectives, check_labels
 from pipeline.build_optimizer import build_optimizer
 from pipeline.config import TrainConfig
-from pipeline.shards.manifest import DataSet
+from pipeline.shards.manifest import DataSet, Statistics
 from pipeline.training.module import ClassifierModule, StepPlan
 
 # Where nothing was decoded in preparation there are no statistics; pixels are then scaled to -1..1.
@@ -28,22 +28,25 @@ def build_module(
     model = build_model(
         config.model, in_features=math.prod(image_shape), num_classes=data_set.num_classes, seed=config.seed
     )
-    if config.trainer.compile:
-        model.compile()
-    objective, eval_objective = build_objective(config.objective)
-    statistics = data_set.statistics
-    channels = image_shape[2]
-    mean = statistics.mean if statistics else (UNMEASURED_MEAN,) * channels
-    # A channel that never varies is left at 0 rather than divided by 0.
-    std = tuple(value or 1.0 for value in statistics.std) if statistics else (UNMEASURED_STD,) * channels
+    check_labels(config.objective, data_set)
+    mean, std = pixel_statistics(data_set.statistics, channels=image_shape[2])
     return ClassifierModule(
         model,
-        objective=objective,
-        eval_objective=eval_objective,
+        objectives=build_objectives(config.objective),
         make_optimizer=functools.partial(build_optimizer, config.optimizer),
         plan=plan,
-        augmentation=build_augmentation(config.augment),
+        augmentation=build_augmentation(
+            config.augment, seed=config.seed, is_cropped=config.data.stream is not None or data_set.packed is None
+        ),
         mean=mean,
         std=std,
         seed=config.seed,
     )
+
+
+def pixel_statistics(statistics: Statistics | None, *, channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return mean and standard deviation of each channel, in 0..255, by which pixels are normalised."""
+    if statistics is None:
+        return (UNMEASURED_MEAN,) * channels, (UNMEASURED_STD,) * channels
+    # A channel that never varies is left at 0 rather than divided by 0.
+    return statistics.mean, tuple(value or 1.0 for value in statistics.std)

@@ -22,11 +22,12 @@ from pipeline.data.encoded import EncodedReader
 from pipeline.data.loader import BatchLoader
 from pipeline.data.memory_room import available_bytes, paging_budget
 from pipeline.data.mixture import MixtureOrder, member_seed, size_weights
-from pipeline.data.order import FullOrder, SequentialOrder
+from pipeline.data.order import FullOrder, Order, SequentialOrder
 from pipeline.data.packed import PackedReader
 from pipeline.data.paged_feed import paged
 from pipeline.data.reader import MakeFeed, Reader
 from pipeline.data.remote_set import OpenedSet, make_feeds, open_data_set
+from pipeline.data.repeated import RepeatedOrder
 from pipeline.data.shard_cache import CacheOptions
 from pipeline.data.stream import StreamOrder, StreamReader, stream_facts
 from pipeline.data.stream_source import expand_shards
@@ -46,7 +47,6 @@ from pipeline.data_config import (
 from pipeline.shards.check import find_damage
 from pipeline.shards.errors import DamageError, UserError
 from pipeline.shards.manifest import DataSet, ShardEntry
-from pipeline.shards.task import Task
 from pipeline.world import World
 
 log = logging.getLogger(__name__)
@@ -102,9 +102,7 @@ def open_splits(
         dir=cache.dir, max_bytes=cache.max_bytes, patience_s=cache.patience_s, recheck=config.check is Check.full
     )
     sets = world.agree(lambda: [open_data_set(path, cache=options) for path in config.places])
-    for path, opened in zip(config.places, sets, strict=True):
-        if opened.data_set.task is not Task.classification:
-            raise UserError(f"{path}: holds several labels an image; training takes data sets of one label yet")
+    _check_alike_cropped(sets, wanted)
     readers: list[Reader] = []
     world.agree_all(lambda: readers.extend(_open_readers(sets, config, wanted, world)))
     local = [(opened, split.name) for opened in sets for split in wanted if split.name not in opened.entries]
@@ -119,6 +117,16 @@ def open_splits(
             config.places[0],
         )
     return sets[0].data_set, readers
+
+
+def _check_alike_cropped(sets: Sequence[OpenedSet], wanted: Sequence[Wanted]) -> None:
+    """Refuse to crop at random where some sets are cropped by a decoder and others, packed, on the device."""
+    packed = {opened.data_set.packed is not None: opened.location for opened in sets}
+    if len(packed) > 1 and any(isinstance(split.crop, RandomCrop) for split in wanted):
+        raise UserError(
+            f"{packed[True]} holds packed images, {packed[False]} does not: augment=resized_crop wants all of"
+            " data.paths packed, or none"
+        )
 
 
 def _open_readers(
@@ -160,10 +168,6 @@ def open_reader(
     """Return the reader of a split's layout."""
     data_set, place = opened.data_set, opened.location
     if data_set.packed is not None:
-        if isinstance(wanted.crop, RandomCrop):
-            raise UserError(
-                f"{place}: holds packed images, which augment=resized_crop does not crop: use augment=flip_crop"
-            )
         if config.resolution is not None:
             raise UserError(
                 f"data.resolution={config.resolution}: {place} holds packed images of"
@@ -239,10 +243,12 @@ def plan_batch(config: TrainConfig, *, num_samples: int, world_size: int) -> Bat
     Raises:
         UserError: a batch that ranks do not divide, or larger than the split.
     """
+    # Mixup blends neighbours, who must be in one micro-batch.
+    is_paired = isinstance(config.augment, AugmentConfig) and config.augment.mixup_alpha is not None
     if config.batch.size == FULL_BATCH:
         # Padded by weight-0 slots to a multiple of ranks and lanes: the update is the whole set's gradient.
         lanes = config.order.lanes if isinstance(config.order, WindowOrderConfig) else 1
-        multiple = math.lcm(world_size, lanes)
+        multiple = math.lcm(2 * world_size if is_paired else world_size, lanes)
         size = -(-num_samples // multiple) * multiple
     else:
         size = int(config.batch.size)
@@ -258,6 +264,11 @@ def plan_batch(config: TrainConfig, *, num_samples: int, world_size: int) -> Bat
     if micro_size % world_size:
         raise UserError(f"batch.micro_size={micro_size} does not divide by {world_size} ranks")
     micro_slots = micro_size // world_size
+    if is_paired and (size // world_size % 2 or micro_slots % 2):
+        raise UserError(
+            f"augment.mixup_alpha={config.augment.mixup_alpha} blends pairs, and batch.size={size} in micro-batches of"
+            f" {micro_size} over {world_size} ranks gives a rank an odd number: multiples of {2 * world_size} wanted"
+        )
     return BatchPlan(
         slots=size, micro_slots_per_rank=micro_slots, micro_batches=-(-(size // world_size) // micro_slots)
     )
@@ -312,7 +323,15 @@ def _order_of_one(
     raise TypeError(f"no order for {type(config).__name__}")
 
 
-def build_eval_loader(reader: Reader, *, slots_per_rank: int, prefetch: int, world: World) -> BatchLoader:
-    """Return a loader of every sample once; the shape of a forward pass does not depend on the number of ranks."""
-    order = SequentialOrder(num_samples=reader.num_samples, batch_size=slots_per_rank * world.size)
+def build_eval_loader(
+    reader: Reader, *, slots_per_rank: int, prefetch: int, world: World, times: int = 1
+) -> BatchLoader:
+    """Return a loader of every sample once; the shape of a forward pass does not depend on the number of ranks.
+
+    Args:
+        times: how often each batch comes, in a row, at positions of its own.
+    """
+    order: Order = SequentialOrder(num_samples=reader.num_samples, batch_size=slots_per_rank * world.size)
+    if times > 1:
+        order = RepeatedOrder(order=order, times=times)
     return BatchLoader(reader, order, rank=world.rank, world_size=world.size, prefetch=prefetch, pin=world.cuda)

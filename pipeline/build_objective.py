@@ -4,24 +4,58 @@ from __future__ import annotations
 
 import functools
 
-from pipeline.data_config import AugmentConfig, ResizedCropConfig
-from pipeline.objective_config import CrossEntropyConfig, MeanSquaredErrorConfig, ObjectiveConfig
-from pipeline.training.module import Augmentation
-from pipeline.training.objective import Objective, cross_entropy, mean_squared_error
+from pipeline.build_data import build_crop
+from pipeline.data.crop import RandomCrop
+from pipeline.data.mixup import BetaQuantiles
+from pipeline.data_config import AugmentConfig
+from pipeline.objective_config import (
+    BinaryCrossEntropyConfig,
+    CrossEntropyConfig,
+    MeanSquaredErrorConfig,
+    ObjectiveConfig,
+)
+from pipeline.shards.errors import UserError
+from pipeline.shards.manifest import DataSet
+from pipeline.shards.task import Task
+from pipeline.training.augmentation import Augmentation
+from pipeline.training.objective import Objectives, binary_cross_entropy, cross_entropy, mean_squared_error
+from pipeline.training.scores import Scores
 
 
-def build_objective(config: ObjectiveConfig) -> tuple[Objective, Objective]:
+def build_objectives(config: ObjectiveConfig) -> Objectives:
     """Return the objectives of training and of evaluation, where the second smooths no labels."""
     match config:
         case CrossEntropyConfig():
-            return functools.partial(cross_entropy, label_smoothing=config.label_smoothing), cross_entropy
+            smoothed = functools.partial(cross_entropy, label_smoothing=config.label_smoothing)
+            return Objectives(training=smoothed, evaluation=cross_entropy, scores=Scores.softmax)
         case MeanSquaredErrorConfig():
-            return mean_squared_error, mean_squared_error
+            return Objectives(training=mean_squared_error, evaluation=mean_squared_error, scores=Scores.plain)
+        case BinaryCrossEntropyConfig():
+            return Objectives(training=binary_cross_entropy, evaluation=binary_cross_entropy, scores=Scores.sigmoid)
     raise TypeError(f"no objective for {type(config).__name__}")
 
 
-def build_augmentation(config: AugmentConfig) -> Augmentation:
-    """Return what is done to training images on their device; a resized crop and its flip are made by the decoder."""
-    if isinstance(config, ResizedCropConfig):
-        return Augmentation(flip=False, crop_padding=0)
-    return Augmentation(flip=config.flip, crop_padding=config.crop_padding)
+def check_labels(config: ObjectiveConfig, data_set: DataSet) -> None:
+    """Check that an objective takes the data set's labels.
+
+    Raises:
+        UserError: it takes one label a sample, and the data set has several.
+    """
+    if data_set.task is Task.multilabel and isinstance(config, CrossEntropyConfig):
+        raise UserError(
+            f"{data_set.root}: holds several labels an image, objective=cross_entropy takes one:"
+            " use objective=binary_cross_entropy"
+        )
+
+
+def build_augmentation(config: AugmentConfig, *, seed: int, is_cropped: bool) -> Augmentation:
+    """Return what is done to training images on their device.
+
+    Args:
+        is_cropped: whether a decoder makes the resized crop and its flip, as of encoded images.
+    """
+    mixup = None if config.mixup_alpha is None else BetaQuantiles(config.mixup_alpha)
+    crop = build_crop(config, seed=seed)
+    if isinstance(crop, RandomCrop):
+        return Augmentation(crop=None if is_cropped else crop, mixup=mixup)
+    return Augmentation(flip=config.flip, crop_padding=config.crop_padding, mixup=mixup)

@@ -7,6 +7,7 @@ Checks of what the data set must fit (shapes, counts) stand in build_data.py.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
@@ -159,9 +160,16 @@ class WindowOrderConfig(OrderConfig):
 class AugmentConfig:
     flip: bool = field(default=False, metadata={"help": "mirror each image with probability 1/2"})
     crop_padding: int = field(default=0, metadata={"help": "shift by up to this many pixels, zeros come in; 0: off"})
+    mixup_alpha: float | None = field(
+        default=None,
+        metadata={"help": "blend each sample with its neighbour in the batch, shares of Beta(alpha, alpha); null: off"},
+    )
 
     def __post_init__(self) -> None:
         require(self.crop_padding >= 0, f"augment.crop_padding={self.crop_padding}: at least 0 wanted")
+        alpha = self.mixup_alpha
+        valid = alpha is None or 0 < alpha < math.inf
+        require(valid, f"augment.mixup_alpha={alpha}: more than 0, or null, wanted")
 
 
 @dataclass(slots=True, kw_only=True)
@@ -173,6 +181,7 @@ class ResizedCropConfig(AugmentConfig):
     most_aspect: float = field(default=4 / 3, metadata={"help": "greatest width over height of what is seen"})
 
     def __post_init__(self) -> None:
+        super(ResizedCropConfig, self).__post_init__()
         require(self.crop_padding == 0, f"augment.crop_padding={self.crop_padding}: a resized crop takes none")
         areas, aspects = (self.least_area_frac, self.most_area_frac), (self.least_aspect, self.most_aspect)
         require(

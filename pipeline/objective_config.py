@@ -26,7 +26,13 @@ class MeanSquaredErrorConfig(ObjectiveConfig):
     pass
 
 
+@dataclass(slots=True, kw_only=True)
+class BinaryCrossEntropyConfig(ObjectiveConfig):
+    pass
+
+
 OBJECTIVE_SCHEMAS = {
     "objective/cross_entropy": CrossEntropyConfig,
     "objective/mse": MeanSquaredErrorConfig,
+    "objective/binary_cross_entropy": BinaryCrossEntropyConfig,
 }

@@ -25,16 +25,16 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from pipeline.data.crop import Crop
 from pipeline.data.decode import BROKEN, CHANNELS, MAX_PIXELS, Decoder, make_jobs
+from pipeline.data.multilabels import ShardLabels
 from pipeline.data.order import Slots
 from pipeline.data.reader import AllAtHand, Feed, Int64Array, MakeFeed, Use
 from pipeline.shards.check import check_sizes
 from pipeline.shards.errors import DamageError, UserError
-from pipeline.shards.index import NO_LABEL, IndexRows, check_index, read_index
+from pipeline.shards.index import IndexRows, check_index, read_index
 from pipeline.shards.manifest import DataSet, ShardEntry
 from pipeline.shards.mapping import MappedFiles
 from pipeline.shards.task import Task
@@ -105,7 +105,7 @@ class EncodedReader:
         self._samples = np.empty(self.split.num_samples, dtype=SAMPLE)
         self._records = np.zeros(self.split.num_samples if verify else 0, dtype=RECORD)
         self._verify = verify
-        self._labels: list[npt.NDArray[np.int32] | None] = [None] * len(shards)
+        self._multilabels = ShardLabels(self._first_ids)
         self._known = np.zeros(len(shards), dtype=np.bool_)
         self._reading = threading.Lock()
         self.decoder = Decoder(threads=threads)
@@ -148,7 +148,7 @@ class EncodedReader:
         for index in sorted(failures):
             self._check(int(shards[index]), int(sample_ids[index]), failures[index])
         if self.data_set.task is Task.multilabel:
-            return self._multilabels(shards, sample_ids)
+            return self._multilabels.of(shards, sample_ids)
         return np.ascontiguousarray(samples["label"])
 
     def finish(self, step: int) -> None:
@@ -181,7 +181,7 @@ class EncodedReader:
                     records["offset"] = rows["record_offset"] + np.uint64(self._mapped.starts[number])
                     records["size_bytes"], records["crc32"] = rows["record_bytes"], rows["crc32"]
                 if self.data_set.task is Task.multilabel:
-                    self._labels[number] = np.array(rows["labels"])
+                    self._multilabels.put(number, rows["labels"])
                 else:
                     samples["label"] = rows["label"]
                 self._known[number] = True
@@ -211,16 +211,6 @@ class EncodedReader:
             task=self.data_set.task,
         )
         return rows
-
-    def _multilabels(self, shards: Int64Array, sample_ids: Int64Array) -> Int64Array:
-        """Return labels (B, K), as many columns as the widest of the batch's sidecars has."""
-        used = {number: self._labels[number] for number in np.unique(shards).tolist()}
-        labels = np.full((len(shards), max(rows.shape[1] for rows in used.values() if rows is not None)), NO_LABEL)
-        for number, rows in used.items():
-            assert rows is not None
-            here = np.flatnonzero(shards == number)
-            labels[here, : rows.shape[1]] = rows[sample_ids[here] - self._first_ids[number]]
-        return labels.astype(np.int64)
 
     def _check(self, number: int, sample_id: int, reason: str) -> None:
         """Raise the error of an image that cannot be decoded, or, where no reason is given, only if it has changed.

@@ -39,7 +39,7 @@ class Batch:
 
     Attributes:
         images_BHWC: uint8.
-        labels_B: int64.
+        labels_B: int64 (B,), or (B, L) padded with -1 where samples have several.
         weights_B: float32, 1, or 0 for padding.
         positions_B: int64, places in the epoch's order.
         sample_ids: int64 numpy (B,), row numbers in the split.
@@ -143,7 +143,7 @@ class BatchLoader:
     def __iter__(self) -> Iterator[Batch]:
         self.close()
         self._free = [index for index in range(len(self._buffers)) if index not in self._held]
-        self._pool = pool = _start_threads(min(torch.get_num_threads(), self.prefetch))
+        self._pool = pool = start_threads(min(torch.get_num_threads(), self.prefetch), name="loader")
         first_step = self.first_step()
         self.reader.start(self._uses(first_step))
         futures = (
@@ -222,7 +222,7 @@ class BatchLoader:
         return self._free.pop()
 
 
-def _start_threads(num_threads: int) -> ThreadPoolExecutor:
+def start_threads(num_threads: int, *, name: str) -> ThreadPoolExecutor:
     """Start threads in each of which torch uses that one alone.
 
     Where a second thread has a team of OpenMP's too, both teams sleep after each operation instead of spinning: on 2
@@ -237,7 +237,7 @@ def _start_threads(num_threads: int) -> ThreadPoolExecutor:
         torch.set_num_threads(1)
         all_started.wait()
 
-    pool = ThreadPoolExecutor(num_threads, thread_name_prefix="loader")
+    pool = ThreadPoolExecutor(num_threads, thread_name_prefix=name)
     list(pool.map(start, range(num_threads)))
     torch.set_num_threads(num_torch_threads)
     return pool

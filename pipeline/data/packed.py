@@ -4,9 +4,9 @@
     labels_B = reader.fill(slots, epoch=0, out=images_BHWC)       # torch uint8, filled in place
 
 Opening costs a few microseconds a shard, for a billion samples too: a shard's sidecar is read and checked when the
-first of its samples is. Of it the labels are kept, 4 bytes a sample of the shards used so far.
+first of its samples is. Of it the labels are kept, 4 bytes each of the shards used so far.
 
-Axes: B batch, H height, W width, C channels.
+Axes: B batch, H height, W width, C channels, L labels of a sample.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import numpy.typing as npt
 import torch
 
 from pipeline.data.augment import augment_normalise
+from pipeline.data.multilabels import ShardLabels
 from pipeline.data.order import Slots
 from pipeline.data.pixels import gather, gather_augmented, native_pixels
 from pipeline.data.reader import AllAtHand, Feed, Int64Array, MakeFeed, Use
@@ -56,20 +57,18 @@ class PackedReader:
                 f"{data_set.root}: holds the encoded layout, training reads the packed one:"
                 " prepare it again with layout=packed"
             )
-        if data_set.task is not Task.classification:
-            raise UserError(
-                f"{data_set.root}: holds several labels an image; training takes data sets of one label yet"
-            )
         self.data_set = data_set
         self.layout = data_set.packed
         self._element = next(dtype for dtype in ELEMENTS if self.layout.pixel_bytes % dtype.itemsize == 0)
         self.split = data_set.split(split_name)
         # Pages of it that no sidecar has filled yet take no memory.
-        self._labels: npt.NDArray[np.int32] = np.empty(self.split.num_samples, dtype=np.int32)
+        is_multilabel = data_set.task is Task.multilabel
+        self._labels: npt.NDArray[np.int32] = np.empty(0 if is_multilabel else self.split.num_samples, dtype=np.int32)
         self._known = np.zeros(len(self.split.shards), dtype=np.bool_)
         self._reading = threading.Lock()
         counts = [shard.num_samples for shard in self.split.shards]
         self._first_ids = np.concatenate([[0], np.cumsum(counts)[:-1]]).astype(np.int64)
+        self._multilabels = ShardLabels(self._first_ids) if is_multilabel else None
         if make_feed is None:
             check_sizes(self.split)
         self._mapped = MappedFiles([shard.size_bytes for shard in self.split.shards])
@@ -102,7 +101,7 @@ class PackedReader:
         self._feed.start(uses)
 
     def fill(self, slots: Slots, *, epoch: int, out: torch.Tensor) -> Int64Array:
-        """Copy the pixels of the slots' samples into `out` and return their labels, int64 (B,).
+        """Copy the pixels of the slots' samples into `out` and return their labels, int64 (B,) or (B, L).
 
         Raises:
             DamageError: a sidecar does not describe its shard.
@@ -158,6 +157,8 @@ class PackedReader:
         if not self._known[shards].all():
             self._read_labels(shards)
         offsets = self._offset_of_id_0[shards] + sample_ids * self.layout.record_bytes
+        if self._multilabels is not None:
+            return offsets, self._multilabels.of(shards, sample_ids)
         return offsets, self._labels[sample_ids].astype(np.int64)
 
     def finish(self, step: int) -> None:
@@ -184,7 +185,11 @@ class PackedReader:
                     shard_bytes=shard.size_bytes,
                     num_classes=self.data_set.num_classes,
                     packed=self.layout,
+                    task=self.data_set.task,
                 )
-                first = int(self._first_ids[number])
-                self._labels[first : first + len(rows)] = rows["label"]
+                if self._multilabels is not None:
+                    self._multilabels.put(number, rows["labels"])
+                else:
+                    first = int(self._first_ids[number])
+                    self._labels[first : first + len(rows)] = rows["label"]
                 self._known[number] = True

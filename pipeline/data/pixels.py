@@ -144,7 +144,7 @@ def gather_cropped(
 
 
 class _Rows:
-    """What normalised rows are written by and to, checked: mean and std of each place of a row, or a table, and `out`."""
+    """What rows are normalised by and written to, checked: mean and std of each place, or a table, and `out`."""
 
     def __init__(
         self,

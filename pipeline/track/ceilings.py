@@ -22,6 +22,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from pipeline.data.loader import Batch, BatchLoader
 from pipeline.training.module import ClassifierModule
+from pipeline.training.sharding import is_sharded, weights_put_back
 
 # At least so many updates or batches are timed, however long they take; and at most so many.
 LEAST, MOST = 2, 10_000
@@ -34,12 +35,14 @@ def model_images_per_s(module: ClassifierModule, batch: Batch, *, autocast: bool
     gradients exchanged between ranks, clipping, the optimiser's step.
     """
     device = module.device
-    model = copy.deepcopy(module.model)
-    if getattr(module.model, "_compiled_call_impl", None) is not None:
+    sharded = is_sharded(module.model)
+    # A sharded model cannot be copied: it is trained itself, and its weights are put back.
+    model = module.model if sharded else copy.deepcopy(module.model)
+    if not sharded and getattr(module.model, "_compiled_call_impl", None) is not None:
         model.compile()
     optimizer = module.make_optimizer(model)
     exchanging: DistributedDataParallel | None = None
-    if _world_size() > 1:
+    if _world_size() > 1 and not sharded:
         devices = [device.index] if device.type == "cuda" else None
         exchanging = DistributedDataParallel(model, device_ids=devices, gradient_as_bucket_view=True)
     forward = (exchanging or model).train()
@@ -50,7 +53,8 @@ def model_images_per_s(module: ClassifierModule, batch: Batch, *, autocast: bool
             is_last = micro == micro_batches - 1
             with nullcontext() if exchanging is None or is_last else exchanging.no_sync():
                 with torch.autocast(device.type, torch.bfloat16, enabled=autocast):
-                    losses_B = module.objective(forward(module.pixels_of(batch)), batch.labels_B)
+                    pixels_BD, own_B = module.inputs_of(batch)
+                    losses_B = module.objectives.training(forward(pixels_BD), batch.labels_B, own_B=own_B)
                     loss = (losses_B * batch.weights_B).sum() / batch.global_weight
                 loss.backward()  # type: ignore[no-untyped-call]
         if module.plan.clip_norm is not None:
@@ -58,10 +62,11 @@ def model_images_per_s(module: ClassifierModule, batch: Batch, *, autocast: bool
         optimizer.step()
         optimizer.zero_grad()
 
-    update()  # allocates, and compiles where it is to
-    once_s = _timed(update, times=1, device=device)
-    times = min(MOST, max(LEAST, int(max_s / once_s)))
-    passed_s = _timed(update, times=times, device=device)
+    with weights_put_back(model) if sharded else nullcontext():
+        update()  # allocates, and compiles where it is to
+        once_s = _timed(update, times=1, device=device)
+        times = min(MOST, max(LEAST, int(max_s / once_s)))
+        passed_s = _timed(update, times=times, device=device)
     return times * micro_batches * len(batch) * _world_size() / passed_s
 
 

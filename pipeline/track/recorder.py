@@ -136,7 +136,7 @@ class Recorder(pl.Callback):
         sys.stdout.write(
             f"epoch {-(-step // pl_module.plan.steps_per_epoch)}/{last_epoch}"
             f"  train loss {self._epoch_loss / max(self._epoch_weight, 1e-300):.4f}"
-            f"  val loss {metrics['loss']:.4f}  val accuracy {100 * metrics['top1_frac']:.2f} %"
+            f"  val loss {metrics['loss']:.4f}  {_quality(metrics)}"
             f"  {self._epoch_steps * self.images_per_step / epoch_s:,.0f} images/s  {epoch_s:.1f} s\n"
         )
         sys.stdout.flush()
@@ -192,6 +192,7 @@ class Recorder(pl.Callback):
                 "epoch": step / module.plan.steps_per_epoch,
                 "train/loss": metrics["loss"],
                 "train/top1_frac": metrics["top1_frac"],
+                "train/top5_frac": metrics["top5_frac"],
                 "rate/learning_rate": module.plan.rate_at(step - 1),
                 "rate/images_per_s": steps * self.images_per_step / max(passed_s, 1e-9),
                 "rate/data_wait_frac": total_waited_s / max(total_passed_s, 1e-9),
@@ -213,6 +214,13 @@ class Recorder(pl.Callback):
 
     def _folder_name(self) -> str:
         return str(self.metric_log.path.parent) if self.metric_log is not None else "..."
+
+
+def _quality(metrics: dict[str, float]) -> str:
+    """Return how good the model is: of one label an image its accuracy, of several the mean average precision."""
+    if "map_frac" in metrics:
+        return f"val average precision {100 * metrics['map_frac']:.2f} %"
+    return f"val accuracy {100 * metrics['top1_frac']:.2f} %"
 
 
 class SampleIdLog(pl.Callback):

@@ -6,7 +6,10 @@
 
 Counts are integers below 2**53 held in float64, so accuracies are the same for any number of ranks.
 
-Axes: B batch, K classes.
+Where samples have several labels, top1_frac is the share of samples whose class of the highest logit is one of them,
+and top5_frac the share in which one of the five highest is; a sample without labels counts as a miss.
+
+Axes: B batch, K classes, L labels of a sample.
 """
 
 from __future__ import annotations
@@ -14,36 +17,81 @@ from __future__ import annotations
 import torch
 from torch import distributed
 
+# What each sum is of; the first is the weight itself.
+NAMES = ("loss", "top1_frac", "top5_frac", "mse")
+
 
 class MetricSums:
-    """Sums of weight, loss, top-1 and top-5 hits, and what callers add as `extra`."""
+    """Sums of weight, loss, top-1 and top-5 hits, squared errors, and what callers add as `extra`."""
 
-    def __init__(self, device: torch.device | str, *, num_extra: int = 0) -> None:
-        self._sums = torch.zeros(4 + num_extra, dtype=torch.float64, device=device)
+    def __init__(self, device: torch.device | str, *, num_extra: int = 0, with_mse: bool = False) -> None:
+        """Start from zero.
+
+        Args:
+            num_extra: sums that `read` is given.
+            with_mse: whether `add` is given squared errors, and `read` returns their mean as mse.
+        """
+        self._names = NAMES if with_mse else NAMES[:-1]
+        self._sums = torch.zeros(1 + len(self._names) + num_extra, dtype=torch.float64, device=device)
 
     @torch.no_grad()
     def add(
-        self, logits_BK: torch.Tensor, labels_B: torch.Tensor, losses_B: torch.Tensor, weights_B: torch.Tensor
+        self,
+        logits_BK: torch.Tensor,
+        labels: torch.Tensor,
+        losses_B: torch.Tensor,
+        weights_B: torch.Tensor,
+        *,
+        errors_B: torch.Tensor | None = None,
     ) -> None:
-        """Add a batch; samples of weight 0 add nothing. Ties count as a miss unless the label is the lower class."""
-        label_logits_B1 = logits_BK.gather(1, labels_B[:, None])
-        classes_K = torch.arange(logits_BK.shape[1], device=logits_BK.device)
-        ahead_BK = (logits_BK > label_logits_B1) | ((logits_BK == label_logits_B1) & (classes_K < labels_B[:, None]))
-        # A label whose logit is not a number is never a hit.
-        rank_B = torch.where(label_logits_B1[:, 0].isnan(), logits_BK.shape[1] + 5, ahead_BK.sum(dim=1))
-        columns = torch.stack([torch.ones_like(losses_B), losses_B, (rank_B < 1).float(), (rank_B < 5).float()])
+        """Add a batch; samples of weight 0 add nothing.
+
+        Ties count as a miss unless the label is the lower class; a label whose logit is not a number is never a hit.
+
+        Args:
+            labels: class numbers (B,), or (B, L) padded with -1.
+            errors_B: mean squared error of each sample, with `with_mse`.
+        """
+        ahead_B = num_ahead(logits_BK, labels)
+        columns = [torch.ones_like(losses_B), losses_B, ahead_B < 1, ahead_B < 5]
+        if errors_B is not None:
+            columns.append(errors_B)
         # where, not a product: the loss of a padded slot may be anything.
-        weighted = torch.where(weights_B > 0, columns * weights_B, 0.0)
-        self._sums[:4] += weighted.double().sum(dim=1)
+        weighted = torch.where(weights_B > 0, torch.stack([column.double() for column in columns]) * weights_B, 0.0)
+        self._sums[: len(columns)] += weighted.sum(dim=1)
 
     def read(self, *, extra: tuple[float, ...] = ()) -> tuple[dict[str, float], list[float]]:
         """Return the metrics over all ranks and the sums of each rank's `extra`; then start again from zero."""
-        for index, value in enumerate(extra):
-            self._sums[4 + index] = value
-        if distributed.is_available() and distributed.is_initialized():
-            distributed.all_reduce(self._sums)
-        weight, loss, top1, top5, *extra_sums = self._sums.tolist()  # the host waits for the device here
+        if extra:
+            self._sums[1 + len(self._names) :] = torch.tensor(extra, dtype=torch.float64)
+        weight, *sums = sum_over_ranks(self._sums).tolist()  # the host waits for the device here
         self._sums.zero_()
         divisor = max(weight, 1e-300)
-        metrics = {"loss": loss / divisor, "top1_frac": top1 / divisor, "top5_frac": top5 / divisor}
-        return {**metrics, "samples": weight}, extra_sums
+        metrics = {name: value / divisor for name, value in zip(self._names, sums, strict=False)}
+        return {**metrics, "samples": weight}, sums[len(self._names) :]
+
+
+def num_ahead(logits_BK: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Return how many classes come before a sample's own, (B,); of several labels before the one of the highest logit.
+
+    Equal logits are in the order of classes. Where there is no label, or its logit is not a number, all classes do.
+    """
+    num_classes = logits_BK.shape[1]
+    if labels.ndim == 2:
+        logits_BL = logits_BK.gather(1, labels.clamp(min=0)).masked_fill(labels < 0, torch.nan)
+        # argmax takes nan for the highest; labels ascend, so of equal logits it finds the lowest class.
+        best_B1 = torch.where(logits_BL.isnan(), -torch.inf, logits_BL).argmax(dim=1, keepdim=True)
+        labels_B1, label_logits_B1 = labels.gather(1, best_B1), logits_BL.gather(1, best_B1)
+    else:
+        labels_B1 = labels[:, None]
+        label_logits_B1 = logits_BK.gather(1, labels_B1)
+    classes_K = torch.arange(num_classes, device=logits_BK.device)
+    ahead_BK = (logits_BK > label_logits_B1) | ((logits_BK == label_logits_B1) & (classes_K < labels_B1))
+    return torch.where(label_logits_B1[:, 0].isnan(), num_classes + 5, ahead_BK.sum(dim=1))
+
+
+def sum_over_ranks(values: torch.Tensor) -> torch.Tensor:
+    """Return the sum of all ranks' values, in place; one all-reduce."""
+    if distributed.is_available() and distributed.is_initialized():
+        distributed.all_reduce(values)
+    return values

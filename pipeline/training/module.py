@@ -4,7 +4,7 @@ Losses are divided by the weight of the whole global batch, known beforehand, so
 the mean over its samples whatever the number of ranks and micro-batches, a short last micro-batch included.
 Sums stay on the device; nothing here calls `self.log`.
 
-Axes: B batch, D pixels of an image, K classes.
+Axes: B batch, D pixels of an image, K classes, L labels of a sample.
 """
 
 from __future__ import annotations
@@ -17,11 +17,17 @@ import pytorch_lightning as pl
 import torch
 from torch import nn
 
-from pipeline.data.augment import augment_normalise, augmentation_bits, random_flip_crop
+from pipeline.data.augment import augment_normalise
 from pipeline.data.loader import Batch
+from pipeline.data.mixup import of_neighbours
 from pipeline.shards.keyed import make_key
+from pipeline.training.augmentation import Augmentation
+from pipeline.training.average_precision import LabelScores
+from pipeline.training.class_report import ClassReport, ClassSums, report_of_labels
 from pipeline.training.metrics import MetricSums
-from pipeline.training.objective import Objective
+from pipeline.training.objective import Objectives, mean_squared_error
+from pipeline.training.scores import scores_of
+from pipeline.training.sharding import whole
 
 MakeOptimizer = Callable[[nn.Module], torch.optim.Optimizer]
 
@@ -44,24 +50,6 @@ class StepPlan:
     clip_norm: float | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Augmentation:
-    """What is done to training images on their device, the same for an image whatever the rank."""
-
-    flip: bool
-    crop_padding: int
-
-    def __bool__(self) -> bool:
-        return self.flip or self.crop_padding > 0
-
-    def apply(self, images_BHWC: torch.Tensor, positions_B: torch.Tensor, *, seed: int, epoch: int) -> torch.Tensor:
-        """Return augmented uint8 images; `positions_B` are their places in the epoch's order."""
-        if not self:
-            return images_BHWC
-        bits_B = augmentation_bits(positions_B, seed=seed, epoch=epoch)
-        return random_flip_crop(images_BHWC, bits_B, flip=self.flip, crop_padding=self.crop_padding)
-
-
 class ClassifierModule(pl.LightningModule):
     """Trains and evaluates one classifier; metrics are read from `train_sums` and `eval_sums`."""
 
@@ -72,8 +60,7 @@ class ClassifierModule(pl.LightningModule):
         self,
         model: nn.Module,
         *,
-        objective: Objective,
-        eval_objective: Objective,
+        objectives: Objectives,
         make_optimizer: MakeOptimizer,
         plan: StepPlan,
         augmentation: Augmentation,
@@ -83,13 +70,15 @@ class ClassifierModule(pl.LightningModule):
     ) -> None:
         super().__init__()
         self.model = model
-        self.objective, self.eval_objective = objective, eval_objective
+        self.objectives = objectives
         self.make_optimizer = make_optimizer
         self.plan, self.augmentation, self.seed = plan, augmentation, seed
         self.register_buffer("mean", torch.tensor(list(mean), dtype=torch.float32), persistent=False)
         self.register_buffer("std", torch.tensor(list(std), dtype=torch.float32), persistent=False)
         self.grad_norm: torch.Tensor | None = None
         self.eval_metrics: dict[str, float] = {}
+        # Of the last pass that was asked for it.
+        self.class_report: ClassReport | None = None
         self.num_extra_sums = 2
 
     @property
@@ -116,21 +105,21 @@ class ClassifierModule(pl.LightningModule):
                 group["lr"] = rate * group.get("rate_scale", 1.0)
 
     def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
-        logits_BK = self.model(self.pixels_of(batch))
-        losses_B = self.objective(logits_BK, batch.labels_B)
-        self.train_sums.add(logits_BK, batch.labels_B, losses_B, batch.weights_B)
+        pixels_BD, own_B = self.inputs_of(batch)
+        logits_BK = self.model(pixels_BD)
+        losses_B = self.objectives.training(logits_BK, batch.labels_B, own_B=own_B)
+        self.train_sums.add(logits_BK.detach(), _larger_part(batch.labels_B, own_B), losses_B.detach(), batch.weights_B)
         # Lightning divides by the number of micro-batches and DDP by that of ranks; the sum is wanted.
         scale = self.trainer.world_size * self.plan.micro_batches / batch.global_weight
         return (losses_B * batch.weights_B).sum() * scale
 
-    def pixels_of(self, batch: Batch) -> torch.Tensor:
-        """Return what the model is trained on, (B, D): the batch's images augmented and normalised."""
-        bits_B = augmentation_bits(batch.positions_B, seed=self.seed, epoch=batch.epoch) if self.augmentation else None
-        return augment_normalise(
+    def inputs_of(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Return what the model is trained on: augmented, normalised pixels (B, D), and mixup's shares or None."""
+        return self.augmentation.inputs(
             batch.images_BHWC,
-            bits_B,
-            flip=self.augmentation.flip,
-            crop_padding=self.augmentation.crop_padding,
+            batch.positions_B,
+            seed=self.seed,
+            epoch=batch.epoch,
             mean_C=self.mean,
             std_C=self.std,
         )
@@ -138,30 +127,56 @@ class ClassifierModule(pl.LightningModule):
     def configure_gradient_clipping(self, optimizer: torch.optim.Optimizer, *_: Any, **__: Any) -> None:
         """Clip by the global norm; measure the norm, without synchronising, whenever it is clipped."""
         if self.plan.clip_norm is not None:
-            self.grad_norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.plan.clip_norm)
+            self.grad_norm = whole(nn.utils.clip_grad_norm_(self.model.parameters(), self.plan.clip_norm))
 
     def measure_grad_norm(self) -> None:
         """Measure the gradient's norm for a step that will be logged."""
         if self.plan.clip_norm is None:
             gradients = [parameter.grad for parameter in self.model.parameters() if parameter.grad is not None]
-            self.grad_norm = nn.utils.get_total_norm(gradients)
+            self.grad_norm = whole(nn.utils.get_total_norm(gradients))
 
-    def start_evaluation(self) -> None:
-        """Begin a pass over an evaluation split."""
-        self._eval_sums = MetricSums(self.device)
+    def start_evaluation(self, *, by_class: bool = False) -> None:
+        """Begin a pass over an evaluation split; `by_class` asks for a `class_report` too."""
+        self._eval_sums = MetricSums(self.device, with_mse=True)
+        self._label_scores: LabelScores | None = None
+        self._class_sums: ClassSums | None = None
+        self._by_class = by_class
 
     def add_evaluation_batch(self, batch: Batch) -> None:
         """Add a batch; the module must be in evaluation mode."""
         pixels_BD = augment_normalise(
             batch.images_BHWC, None, flip=False, crop_padding=0, mean_C=self.mean, std_C=self.std
         )
-        logits_BK = self.model(pixels_BD)
-        losses_B = self.eval_objective(logits_BK, batch.labels_B)
-        self._eval_sums.add(logits_BK, batch.labels_B, losses_B, batch.weights_B)
+        self.add_evaluation_outputs(self.model(pixels_BD), batch)
+
+    def add_evaluation_outputs(self, logits_BK: torch.Tensor, batch: Batch) -> None:
+        """Add what a model, or several together, said of a batch."""
+        labels, weights_B = batch.labels_B, batch.weights_B
+        losses_B = self.objectives.evaluation(logits_BK, labels)
+        errors_B = mean_squared_error(scores_of(logits_BK, self.objectives.scores), labels)
+        self._eval_sums.add(logits_BK, labels, losses_B, weights_B, errors_B=errors_B)
+        num_classes = logits_BK.shape[1]
+        if labels.ndim == 2:
+            self._label_scores = self._label_scores or LabelScores(num_classes=num_classes)
+            self._label_scores.add(logits_BK, labels, weights_B)
+        elif self._by_class:
+            self._class_sums = self._class_sums or ClassSums(num_classes=num_classes, device=self.device)
+            self._class_sums.add(logits_BK, labels, weights_B)
 
     def finish_evaluation(self) -> dict[str, float]:
-        """Return top1_frac, top5_frac, loss and samples over all ranks."""
+        """Return loss, top1_frac, top5_frac, mse and samples over all ranks; of several labels also map_frac.
+
+        mse is the mean over samples and classes of (score - target) squared, scores being what the objective makes of
+        logits: shares of classes, probabilities, or themselves. map_frac is the mean average precision.
+        """
         metrics, _ = self._eval_sums.read()
+        if self._label_scores is not None:
+            found = self._label_scores.read()
+            metrics["map_frac"] = found.mean
+            self.class_report = report_of_labels(found)
+        if self._class_sums is not None:
+            self.class_report = self._class_sums.read()
+        self._label_scores = self._class_sums = None
         return {**metrics, "samples": round(metrics["samples"])}
 
     def on_validation_start(self) -> None:
@@ -172,3 +187,11 @@ class ClassifierModule(pl.LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         self.eval_metrics = self.finish_evaluation()
+
+
+def _larger_part(labels: torch.Tensor, own_B: torch.Tensor | None) -> torch.Tensor:
+    """Return the labels that hits are counted by: under mixup of what has the larger share in the blend."""
+    if own_B is None:
+        return labels
+    is_own = (own_B >= 0.5).view(-1, *(1 for _ in labels.shape[1:]))
+    return torch.where(is_own, labels, of_neighbours(labels))

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from pipeline.compose import compose
-from pipeline.config import EVALUATE_SCHEMAS
 from pipeline.evaluate import evaluate
+from pipeline.evaluate_config import EVALUATE_SCHEMAS
 from pipeline.shards.errors import UserError
 from pipeline.shards.manifest import DataSet
 from runs import ONE_RANK, assert_equal_weights, sample_ids, train_here
@@ -74,7 +74,6 @@ def test_a_run_by_windows_goes_on_with_its_own_windows_alone(pictures: DataSet, 
 @pytest.mark.parametrize(
     ("option", "reason"),
     [
-        ("augment=resized_crop", "use augment=flip_crop"),
         ("data.resolution=16", "holds packed images of 8x8"),
         ("order.lanes=5", "lanes"),
     ],

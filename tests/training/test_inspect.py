@@ -90,6 +90,15 @@ def test_every_step_shows_what_the_run_was_fed(
         assert_shows(batch, synthetic, fed[step])
 
 
+def test_of_packed_images_the_crop_that_was_made_on_the_device_is_shown(
+    synthetic: DataSet, tmp_path: Path, fed: Fed
+) -> None:
+    run = tmp_path / "run"
+    train_here(synthetic.root, run, "augment=resized_crop", "trainer.max_epochs=1", "seed=5")
+    for step in sorted(fed):
+        assert_shows(look(f"run={run}", f"step={step}"), synthetic, fed[step])
+
+
 def test_of_encoded_images_the_whole_and_the_crop_that_was_trained_on_are_shown(tmp_path: Path, fed: Fed) -> None:
     """Before: the source's own PNG; after: what the decoder cut out of it for training."""
     pictures = write_pictures(tmp_path / "pictures", num_each=12, size=20)

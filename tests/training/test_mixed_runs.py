@@ -7,12 +7,13 @@ from pathlib import Path
 import pytest
 
 from pipeline.compose import compose
-from pipeline.config import EVALUATE_SCHEMAS
 from pipeline.evaluate import evaluate
+from pipeline.evaluate_config import EVALUATE_SCHEMAS
 from pipeline.shards.errors import UserError
 from pipeline.shards.manifest import DataSet
 from runs import ONE_RANK, assert_equal_weights, sample_ids, train_here
 from synthetic_data import TRAIN_SAMPLES, VAL_SAMPLES, make_synthetic
+from tiny_data import prepare_pictures, write_pictures
 
 
 @pytest.fixture(scope="module")
@@ -20,6 +21,15 @@ def other(tmp_path_factory: pytest.TempPathFactory) -> DataSet:
     """A second data set, of the same classes and half the size."""
     out = tmp_path_factory.mktemp("other") / "set"
     return make_synthetic(out, "source.samples=50", "source.val_samples=20", "source.classes=7", "seed=5")
+
+
+def test_packed_and_encoded_sets_together_are_not_cropped_at_random(synthetic: DataSet, tmp_path: Path) -> None:
+    """Of one a decoder makes the crop, of the other the device: some would be cropped twice, or not at all."""
+    write_pictures(tmp_path / "pictures", num_each=10, classes=[f"class {k}" for k in range(7)])
+    encoded = prepare_pictures(tmp_path / "pictures", tmp_path / "set", "layout=encoded", "source.val_frac=0.2")
+    options = ("data.resolution=null", "augment=resized_crop", "trainer.max_steps=1")
+    with pytest.raises(UserError, match=r"augment=resized_crop wants all of data\.paths packed, or none"):
+        mixed(synthetic, encoded, tmp_path / "run", *options)
 
 
 def mixed(first: DataSet, second: DataSet, run_dir: Path, *options: str) -> list[list[int]]:
