@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 import torch
 from torch import distributed
+from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]
 
 from pipeline.shards.errors import UserError
 from pipeline.trainer_config import Device
@@ -25,13 +26,15 @@ START_TIMEOUT = timedelta(minutes=10)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class World:
-    """Ranks of this run; `local_size` of them on this host."""
+    """Ranks of this run; `local_size` of them on this host, which is host `node_rank` of `num_nodes`."""
 
     rank: int
     size: int
     local_rank: int
     local_size: int
     cuda: bool
+    node_rank: int = 0
+    num_nodes: int = 1
 
     def agree(self, decide: Callable[[], T]) -> T:
         """Run `decide` on rank 0 and return its result on every rank; its UserError is raised on every rank."""
@@ -71,6 +74,7 @@ def join_world(device: Device) -> World:
     """
     rank, size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     local_rank, local_size = int(os.environ.get("LOCAL_RANK", "0")), int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    node_rank, num_nodes = int(os.environ.get("GROUP_RANK", "0")), int(os.environ.get("GROUP_WORLD_SIZE", "1"))
     cuda = device is not Device.cpu and torch.cuda.is_available()
     if device is Device.cuda and not cuda:
         raise UserError("trainer.device=cuda: torch sees no GPU here; add trainer.device=cpu, or auto")
@@ -82,11 +86,46 @@ def join_world(device: Device) -> World:
     if size > 1 and not distributed.is_initialized():
         if cuda:
             torch.cuda.set_device(local_rank)
-        distributed.init_process_group("nccl" if cuda else "gloo", timeout=START_TIMEOUT)
-    return World(rank=rank, size=size, local_rank=local_rank, local_size=local_size, cuda=cuda)
+        # NCCL is told the device: it then connects at once, and a rank that cannot is known before the first step.
+        distributed.init_process_group(
+            "nccl" if cuda else "gloo",
+            timeout=START_TIMEOUT,
+            device_id=torch.device("cuda", local_rank) if cuda else None,
+        )
+    return World(
+        rank=rank,
+        size=size,
+        local_rank=local_rank,
+        local_size=local_size,
+        cuda=cuda,
+        node_rank=node_rank,
+        num_nodes=num_nodes,
+    )
 
 
 def leave_world() -> None:
     """End the process group, if there is one."""
     if distributed.is_available() and distributed.is_initialized():
         distributed.destroy_process_group()
+
+
+def open_store() -> Any:
+    """Return a connection of its own to the ranks' common store, for use by another thread; None for one process."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return None
+    address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    store = TCPStore(address, port, is_master=False, wait_for_workers=False)
+    # torchrun's store outlives the attempts that it restarts.
+    return PrefixStore(f"tarmac/{num_restarts()}", store)
+
+
+def num_restarts() -> int:
+    """Return how often torchrun has started these ranks again."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
+
+
+def launch_id() -> str | None:
+    """Return what all attempts of one torchrun have in common, and no other launch has; None without torchrun."""
+    run_id = os.environ.get("TORCHELASTIC_RUN_ID")
+    # Where nobody named the rendezvous, its id is "none": the launcher's own process tells launches apart.
+    return None if run_id is None else f"{run_id}/{os.getppid()}" if run_id == "none" else run_id
