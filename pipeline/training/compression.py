@@ -11,20 +11,20 @@ from typing import Any
 
 import torch
 from torch import distributed
+from torch.futures import Future
 
 
-def average_in_bf16(group: Any, bucket: distributed.GradBucket) -> torch.futures.Future[torch.Tensor]:
+def average_in_bf16(group: Any, bucket: distributed.GradBucket) -> Future[torch.Tensor]:  # type: ignore[name-defined]
     """Average a bucket of gradients over the ranks of `group` (None: all).
 
     Divided before it is rounded, so that each gradient is rounded once and the sum stays in range.
     """
-    gradients = bucket.buffer()
+    gradients: torch.Tensor = bucket.buffer()
     shares = torch.empty_like(gradients, dtype=torch.bfloat16)
     torch.div(gradients, distributed.get_world_size(group), out=shares)
-    exchanged = distributed.all_reduce(shares, group=group, async_op=True).get_future()
 
-    def widen(done: torch.futures.Future[Any]) -> torch.Tensor:
-        gradients.copy_(done.value()[0])
-        return gradients
+    def widen(done: Future[Any]) -> torch.Tensor:
+        return gradients.copy_(done.value()[0])
 
+    exchanged: Future[Any] = distributed.all_reduce(shares, group=group, async_op=True).get_future()
     return exchanged.then(widen)

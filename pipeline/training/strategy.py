@@ -13,8 +13,8 @@ from typing import Any, cast
 
 import pytorch_lightning as pl
 import torch
+from lightning_fabric.plugins.environments import ClusterEnvironment
 from pytorch_lightning.core.optimizer import LightningOptimizer
-from pytorch_lightning.plugins.environments import ClusterEnvironment
 from pytorch_lightning.plugins.io import CheckpointIO
 from pytorch_lightning.strategies import DDPStrategy, ModelParallelStrategy
 from pytorch_lightning.trainer.states import TrainerFn
@@ -163,7 +163,7 @@ class ShardedStrategy(ModelParallelStrategy):
             load_optimizer_state(optimizer, content)
 
     def load_checkpoint(self, checkpoint_path: str | Path, weights_only: bool | None = None) -> dict[str, Any]:
-        return cast(dict[str, Any], self.checkpoint_io.load_checkpoint(checkpoint_path, weights_only=weights_only))
+        return self.checkpoint_io.load_checkpoint(checkpoint_path, weights_only=weights_only)
 
     def save_checkpoint(
         self, checkpoint: dict[str, Any], filepath: str | Path, storage_options: Any | None = None
