@@ -47,6 +47,7 @@ CONFIG_TREE = {
     "plan_config",
     "predict_config",
     "run_folder",
+    "sweep_config",
 }
 
 

@@ -249,7 +249,8 @@ def _set_axis(axes: Axes, name: str, axis: Axis) -> None:
 
 def _draw_mark(axes: Axes, mark: Mark) -> None:
     look: dict[str, Any] = {"color": FAINT, "linewidth": 1.0, "linestyle": "--", "zorder": 2}
-    words: dict[str, Any] = {"fontsize": 8, "color": FAINT, "textcoords": "offset points"}
+    behind = {"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 0.8}
+    words: dict[str, Any] = {"fontsize": 8, "color": INK, "textcoords": "offset points", "bbox": behind, "zorder": 4}
     if mark.x is not None:
         axes.axvline(mark.x, **look)
         axes.annotate(
