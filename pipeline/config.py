@@ -1,4 +1,4 @@
-"""Schema of `conf/train.yaml` and `conf/evaluate.yaml`: what a user may choose about a run.
+"""Schema of `conf/train.yaml`: what a user may choose about a run.
 
     config = compose("train", TRAIN_SCHEMAS, ["model=mlp", "model.hidden=[512]", "batch.size=64"])
 
@@ -21,18 +21,18 @@ from pipeline.data_config import (
     AugmentConfig,
     BatchConfig,
     CacheConfig,
-    Check,
     DataConfig,
     FullOrderConfig,
     OrderConfig,
     ResizedCropConfig,
     WindowOrderConfig,
 )
+from pipeline.init_config import InitConfig
 from pipeline.model_config import MODEL_SCHEMAS, ModelConfig
 from pipeline.objective_config import OBJECTIVE_SCHEMAS, ObjectiveConfig
-from pipeline.optimizer_config import OPTIMIZER_SCHEMAS, OptimizerConfig, ScheduleConfig
+from pipeline.optimizer_config import OPTIMIZER_SCHEMAS, EmaConfig, OptimizerConfig, ScheduleConfig
 from pipeline.shards.errors import UserError
-from pipeline.trainer_config import CheckpointConfig, Device, TrainerConfig
+from pipeline.trainer_config import CheckpointConfig, TrainerConfig
 
 
 @dataclass(slots=True, kw_only=True)
@@ -80,7 +80,9 @@ class TrainConfig:
     batch: BatchConfig = field(default_factory=BatchConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    init: InitConfig = field(default_factory=InitConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    ema: EmaConfig = field(default_factory=EmaConfig)
     order: OrderConfig = MISSING
     augment: AugmentConfig = MISSING
     model: ModelConfig = MISSING
@@ -95,22 +97,8 @@ class TrainConfig:
         require(not whole, "batch.size=full: of one data set, not of data.paths, whose shares are by weight")
         fits = micro is None or not isinstance(size, int) or micro <= size
         require(fits, f"batch.micro_size={micro} is over batch.size={size}")
-
-
-@dataclass(slots=True, kw_only=True)
-class EvaluateConfig:
-    run: str = field(default="runs/latest", metadata={"help": "folder of the run"})
-    split: str | None = field(default=None, metadata={"help": "split to evaluate on; null: the run's own"})
-    device: Device = field(default=Device.auto, metadata={"help": "auto: a GPU for each rank where there are any"})
-    slots_per_rank: int = field(default=1000, metadata={"help": "samples in one forward pass of a rank"})
-    data: EvaluateDataConfig = field(default_factory=lambda: EvaluateDataConfig())
-    cache: CacheConfig = field(default_factory=CacheConfig)
-
-
-@dataclass(slots=True, kw_only=True)
-class EvaluateDataConfig:
-    path: str | None = field(default=None, metadata={"help": "folder or URL of the data set; null: the run's own"})
-    check: Check = field(default=Check.auto, metadata={"help": "full, sizes or auto, as in training"})
+        scaled = isinstance(self.optimizer, OptimizerConfig) and self.optimizer.reference_batch is not None
+        require(size != FULL_BATCH or not scaled, "optimizer.reference_batch: wants a number as batch.size, not full")
 
 
 TRAIN_SCHEMAS = {
@@ -157,6 +145,3 @@ def from_stored(plain: dict[str, Any]) -> TrainConfig:
 
 def _kind(schema: type[Any]) -> str:
     return schema.__name__.removesuffix("Config")
-
-
-EVALUATE_SCHEMAS = {"root": EvaluateConfig}

@@ -2,8 +2,9 @@
 
     NPROC=4 python -m pipeline.launch pipeline.train data.path=data/cifar10
 
-One rank a GPU, or two on a machine without one; the variable NPROC says otherwise. The options are checked here
-first, so that a misspelt one is one line and not one a rank.
+One rank a GPU, or two on a machine without one; the variable NPROC says otherwise. With RESTARTS=3 ranks that end
+other than well are started again, up to three times, and go on from their last checkpoint. The options are checked
+here first, so that a misspelt one is one line and not one a rank.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import logging
 import os
 import runpy
 import sys
+from collections.abc import Mapping
 
 import torch
 from torch.distributed.elastic.multiprocessing.api import SignalException
@@ -20,7 +22,8 @@ from torch.distributed.run import get_args_parser
 from torch.distributed.run import run as torchrun
 
 from pipeline.compose import Schemas, compose
-from pipeline.config import EVALUATE_SCHEMAS, TRAIN_SCHEMAS
+from pipeline.config import TRAIN_SCHEMAS
+from pipeline.evaluate_config import EVALUATE_SCHEMAS
 from pipeline.shards.errors import UserError, report_user_error, run_entry_point
 
 DEFAULT_CPU_RANKS = 2
@@ -34,7 +37,8 @@ def main(argv: list[str]) -> int:
     if not argv or argv[0] not in SCHEMAS:
         raise UserError(f"python -m pipeline.launch MODULE: one of {', '.join(SCHEMAS)} wanted")
     module, options = argv[0], argv[1:]
-    num_ranks = read_num_ranks(os.environ.get("NPROC", ""))
+    num_ranks = read_count("NPROC", os.environ, least=1, default=torch.cuda.device_count() or DEFAULT_CPU_RANKS)
+    num_restarts = read_count("RESTARTS", os.environ, least=0, default=0)
     if {"-h", "--help"} & set(options):
         sys.argv = argv
         runpy.run_module(module, run_name="__main__")
@@ -48,7 +52,10 @@ def main(argv: list[str]) -> int:
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     # Its own account of a failed rank is a page; the rank has said what is wrong.
     logging.getLogger("torch.distributed").setLevel(logging.CRITICAL)
-    command = ["--standalone", f"--nproc-per-node={num_ranks}", "--module", module, *options]
+    # Passed on to the ranks, beside SIGTERM, SIGINT and others: Slurm announces the end of a job's time with it.
+    os.environ.setdefault("PET_SIGNALS_TO_HANDLE", "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1")
+    counts = [f"--nproc-per-node={num_ranks}", f"--max-restarts={num_restarts}"]
+    command = ["--standalone", *counts, "--module", module, *options]
     try:
         torchrun(get_args_parser().parse_args(command))  # type: ignore[no-untyped-call]
     except ChildFailedError as error:
@@ -59,16 +66,17 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def read_num_ranks(text: str) -> int:
-    """Return the number of ranks that NPROC asks for; empty: one a GPU, or two without any.
+def read_count(variable: str, environment: Mapping[str, str], *, least: int, default: int) -> int:
+    """Return the whole number in a variable of the environment, or the default where it is empty or not there.
 
     Raises:
-        UserError: not a whole number from 1.
+        UserError: not a whole number from `least`.
     """
+    text = environment.get(variable, "")
     if not text:
-        return torch.cuda.device_count() or DEFAULT_CPU_RANKS
-    if not text.isdecimal() or int(text) < 1:
-        raise UserError(f"NPROC={text}: a whole number from 1 wanted")
+        return default
+    if not text.isdecimal() or int(text) < least:
+        raise UserError(f"{variable}={text}: a whole number from {least} wanted")
     return int(text)
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from pipeline.compose import compose
-from pipeline.config import EVALUATE_SCHEMAS
 from pipeline.evaluate import evaluate
+from pipeline.evaluate_config import EVALUATE_SCHEMAS
 from pipeline.shards.errors import UserError
 from pipeline.shards.manifest import DataSet
 from runs import ONE_RANK, assert_equal_weights, train_here
