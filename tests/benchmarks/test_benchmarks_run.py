@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -47,6 +48,13 @@ def test_a_benchmark_prints_a_row_for_each_candidate(
     write_jpegs(tmp_path / "jpegs.tar")
     told = [option.format(folder=tmp_path) for option in options]
     assert len(run(module, *told)[1]) == rows
+
+
+@pytest.mark.slow
+def test_epochs_from_a_server_have_a_row_each(tmp_path: Path) -> None:
+    if not (shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")):
+        pytest.skip("no nginx here (apt-get install nginx)")
+    assert len(run("remote", "--samples", "800", "--batch-size", "16", "--cache", str(tmp_path))[1]) == 8
 
 
 @pytest.mark.slow
