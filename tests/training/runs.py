@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -80,3 +81,14 @@ def sample_ids(run_dir: Path, *, rank: int = 0) -> list[tuple[int, list[int]]]:
 def metric_rows(run_dir: Path) -> list[dict[str, Any]]:
     """Return the rows of metrics.jsonl."""
     return [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+
+
+def kill_ranks_of(run_dir: Path) -> None:
+    """Kill ranks that torchrun put into sessions of their own; they are known by their run_dir."""
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            command = (folder / "cmdline").read_bytes().split(b"\0")
+        except OSError:
+            continue
+        if b"pipeline.train" in command and f"run_dir={run_dir}".encode() in command:
+            os.kill(int(folder.name), signal.SIGKILL)

@@ -16,6 +16,7 @@ from pipeline.training.checkpoint import stored_checkpoints
 from runs import (
     SMALL,
     assert_equal_weights,
+    kill_ranks_of,
     metric_rows,
     run_ranks,
     sample_ids,
@@ -66,7 +67,7 @@ def test_killed_in_the_middle_and_resumed_the_weights_are_bit_equal(
                 break
             time.sleep(0.01)
         os.killpg(process.pid, signal.SIGKILL)
-        _kill_ranks_of(killed)
+        kill_ranks_of(killed)
         output = process.communicate()[0]
         assert process.returncode == -signal.SIGKILL, output
     reached = stored_checkpoints(killed / "checkpoints")[0][0]
@@ -77,17 +78,6 @@ def test_killed_in_the_middle_and_resumed_the_weights_are_bit_equal(
     for rank in range(num_ranks):
         assert sample_ids(killed, rank=rank) == sample_ids(whole, rank=rank)
     assert [row["step"] for row in metric_rows(killed)] == [row["step"] for row in metric_rows(whole)]
-
-
-def _kill_ranks_of(run_dir: Path) -> None:
-    """Kill ranks that torchrun put into sessions of their own; they are known by their run_dir."""
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            command = (folder / "cmdline").read_bytes().split(b"\0")
-        except OSError:
-            continue
-        if b"pipeline.train" in command and f"run_dir={run_dir}".encode() in command:
-            os.kill(int(folder.name), signal.SIGKILL)
 
 
 def test_evaluation_is_equal_to_the_last_digit_on_one_two_and_three_ranks(synthetic: DataSet, tmp_path: Path) -> None:
