@@ -10,10 +10,14 @@ from typing import Any
 import pytest
 
 from data_prep.config import PREPARE_SCHEMAS, VERIFY_SCHEMAS, PrepareConfig
+from pipeline.card_config import CARD_SCHEMAS
 from pipeline.compose import Schemas, compose, first_difference, help_text, to_plain
-from pipeline.config import EVALUATE_SCHEMAS, TRAIN_SCHEMAS
+from pipeline.config import TRAIN_SCHEMAS
+from pipeline.evaluate_config import EVALUATE_SCHEMAS
+from pipeline.export_config import EXPORT_SCHEMAS
 from pipeline.inspect_config import INSPECT_SCHEMAS
 from pipeline.plan_config import PLAN_SCHEMAS
+from pipeline.predict_config import PREDICT_SCHEMAS
 from pipeline.shards.errors import UserError
 from tiny_data import ROOT, run_module
 
@@ -22,6 +26,9 @@ COMMANDS: dict[str, Schemas] = {
     "verify": VERIFY_SCHEMAS,
     "train": TRAIN_SCHEMAS,
     "evaluate": EVALUATE_SCHEMAS,
+    "predict": PREDICT_SCHEMAS,
+    "export": EXPORT_SCHEMAS,
+    "model_card": CARD_SCHEMAS,
     "plan": PLAN_SCHEMAS,
     "inspect": INSPECT_SCHEMAS,
 }
