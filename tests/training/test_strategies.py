@@ -1,4 +1,4 @@
-"""Whole runs under DDP and FSDP: equal to rounding, of one kind of checkpoint, killed, resumed, on more or fewer ranks."""
+"""Whole runs under DDP and FSDP: equal to rounding, one kind of checkpoint, killed, resumed, on more ranks or fewer."""
 
 from __future__ import annotations
 
