@@ -1,6 +1,7 @@
 """The run folder: what a run is told, and what it leaves.
 
-    config.yaml  run.json  metrics.jsonl  checkpoints/  summary.json  evaluation.json  sample_ids.rank<R>.jsonl
+    config.yaml  run.json  metrics.jsonl  checkpoints/  summary.json  evaluation.json  evaluation-tta.json
+    run.lock  sample_ids.rank<R>.jsonl
 
 `open_run` decides, on rank 0 alone, whether a run starts, goes on or is refused.
 """
@@ -12,6 +13,7 @@ import logging
 import platform
 import subprocess
 import sys
+from contextlib import ExitStack
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -20,10 +22,11 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from pipeline.compose import CONF_FOLDER, first_difference
-from pipeline.config import TrainConfig, to_stored
+from pipeline.config import TrainConfig, from_stored, to_stored
+from pipeline.run_lock import LOCK_FILE, hold_run
 from pipeline.shards.errors import UserError
-from pipeline.shards.publish import publish_bytes, publish_json, remove_part_files
-from pipeline.training.checkpoint import load_checkpoint, newest_whole_checkpoint
+from pipeline.shards.publish import PART_SUFFIX, publish_bytes, publish_json, remove_part_files
+from pipeline.training.checkpoint import checkpoint_to_resume, load_checkpoint
 
 log = logging.getLogger(__name__)
 
@@ -33,9 +36,10 @@ CONFIG_FILE = "config.yaml"
 RUN_FILE = "run.json"
 SUMMARY_FILE = "summary.json"
 EVALUATION_FILE = "evaluation.json"
+TTA_FILE = "evaluation-tta.json"
 CHECKPOINT_FOLDER = "checkpoints"
 # These may change between a run and its going on without another folder or resume=true.
-FREE_FIELDS = ("run_dir", "resume", "logger", "data", "log_sample_ids")
+FREE_FIELDS = ("run_dir", "resume", "logger", "data", "log_sample_ids", "checkpoint", "trainer.hang_s")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,29 +52,45 @@ class Run:
     is_finished: bool
 
 
-def open_run(config: TrainConfig, *, fingerprint: dict[str, Any], total_steps: int) -> Run:
+def open_run(
+    config: TrainConfig,
+    *,
+    fingerprint: dict[str, Any],
+    total_steps: int,
+    opened: ExitStack,
+    launch: str | None = None,
+    is_restart: bool = False,
+) -> Run:
     """Create the run folder, or open the one that is there; only rank 0 may call this.
 
     Args:
         fingerprint: what the order depends on; a checkpoint with another one is refused.
         total_steps: updates that the whole run makes.
+        opened: holds the folder's lock until it is closed.
+        launch: id that all attempts of one launcher share; `is_restart`: this is not the first of them, so a run that
+            an earlier one began goes on, also where no folder was named, and where resume=false.
 
     Raises:
         UserError: the folder holds another run, or one that must not be resumed.
     """
-    folder = Path(config.run_dir) if config.run_dir is not None else _next_free_folder()
+    folder = Path(config.run_dir) if config.run_dir is not None else None
+    if folder is None:
+        folder = (_folder_begun_by(launch) if is_restart else None) or _next_free_folder()
+    folder.mkdir(parents=True, exist_ok=True)
     stored_config = folder / CONFIG_FILE
     if not stored_config.exists():
-        if folder.is_dir() and any(folder.iterdir()):
+        if any(_is_foreign(path) for path in folder.iterdir()):
             raise UserError(f"run_dir={folder}: not empty and not a run; choose another folder")
-        _create(folder, config, fingerprint)
+        opened.enter_context(hold_run(folder))
+        _create(folder, config, fingerprint, launch)
         return Run(folder=folder, checkpoint=None, finished_steps=0, is_finished=False)
-    if config.resume is False:
+    opened.enter_context(hold_run(folder))
+    if config.resume is False and not (is_restart and _was_begun_by(folder, launch)):
         raise UserError(f"run_dir={folder}: already holds a run; leave resume=false out, or choose another run_dir")
     if config.resume is None:
         _refuse_other_config(folder, config)
     remove_part_files(folder)
-    checkpoint = newest_whole_checkpoint(folder / CHECKPOINT_FOLDER)
+    checkpoint = checkpoint_to_resume(folder / CHECKPOINT_FOLDER)
     finished_steps = 0
     if checkpoint is not None:
         content = load_checkpoint(checkpoint)
@@ -86,6 +106,11 @@ def open_run(config: TrainConfig, *, fingerprint: dict[str, Any], total_steps: i
     if not is_finished:
         log.info("going on with %s after step %d", folder, finished_steps)
     return Run(folder=folder, checkpoint=checkpoint, finished_steps=finished_steps, is_finished=is_finished)
+
+
+def holds_run(run_dir: str | None) -> bool:
+    """Tell whether a run was begun in the folder that a config names."""
+    return run_dir is not None and (Path(run_dir) / CONFIG_FILE).exists()
 
 
 def point_latest_at(folder: Path) -> None:
@@ -111,9 +136,30 @@ def _next_free_folder() -> Path:
     return RUNS_FOLDER / f"{max(numbers, default=0) + 1:04d}"
 
 
-def _create(folder: Path, config: TrainConfig, fingerprint: dict[str, Any]) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    facts = {"command": sys.argv, "git_commit": _git_commit(), "fingerprint": fingerprint, **describe_machine()}
+def _is_foreign(path: Path) -> bool:
+    """Return whether a file is not what a start that was killed early leaves behind."""
+    return path.name not in (RUN_FILE, LOCK_FILE) and not path.name.endswith(PART_SUFFIX)
+
+
+def _folder_begun_by(launch: str | None) -> Path | None:
+    """Return the newest run in runs/ that an earlier attempt of this launcher began."""
+    begun = (path for path in sorted(RUNS_FOLDER.glob("[0-9]*"), reverse=True) if _was_begun_by(path, launch))
+    return next(begun, None)
+
+
+def _was_begun_by(folder: Path, launch: str | None) -> bool:
+    path = folder / RUN_FILE
+    return launch is not None and path.exists() and read_json(path).get("launch") == launch
+
+
+def _create(folder: Path, config: TrainConfig, fingerprint: dict[str, Any], launch: str | None) -> None:
+    facts = {
+        "command": sys.argv,
+        "launch": launch,
+        "git_commit": _git_commit(),
+        "fingerprint": fingerprint,
+        **describe_machine(),
+    }
     publish_json(folder / RUN_FILE, facts)
     publish_bytes(folder / CONFIG_FILE, _config_yaml(config))
     point_latest_at(folder)
@@ -137,11 +183,13 @@ def read_stored_config(folder: Path) -> dict[str, Any]:
 
 
 def _refuse_other_config(folder: Path, config: TrainConfig) -> None:
-    old = read_stored_config(folder)
+    # By way of the schema: an option that the stored file does not know yet had its default.
+    old = to_stored(from_stored(read_stored_config(folder)))
     new = to_stored(config)
-    for name in FREE_FIELDS:
-        old.pop(name, None)
-        new.pop(name, None)
+    for tree in (old, new):
+        for name in FREE_FIELDS:
+            parent, _, leaf = name.rpartition(".")
+            (tree[parent] if parent else tree).pop(leaf, None)
     if difference := first_difference(old, new):
         name, before, now = difference
         raise UserError(

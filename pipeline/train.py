@@ -7,7 +7,7 @@ import logging
 import sys
 import time
 import warnings
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +25,8 @@ from pipeline.build_data import (
     plan_batch,
     shard_counts_of,
 )
-from pipeline.build_optimizer import plan_steps
-from pipeline.build_trainer import build_trainer
+from pipeline.build_optimizer import peak_rate, plan_steps
+from pipeline.build_trainer import build_trainer, prepare_model
 from pipeline.compose import compose, help_text
 from pipeline.config import TRAIN_SCHEMAS, TrainConfig, WandbConfig, to_stored
 from pipeline.data.datamodule import PackedDataModule
@@ -40,17 +40,23 @@ from pipeline.run_folder import (
     SUMMARY_FILE,
     Run,
     describe_machine,
+    holds_run,
     open_run,
     read_json,
 )
-from pipeline.shards.errors import run_entry_point
+from pipeline.shards.errors import UserError, run_entry_point
 from pipeline.shards.publish import publish_json
 from pipeline.track.metric_log import METRICS_FILE, MetricLog
 from pipeline.track.recorder import Recorder, SampleIdLog
 from pipeline.track.wandb_tracker import WandbTracker
-from pipeline.trainer_config import Precision
-from pipeline.training.checkpoint import CheckpointCallback
-from pipeline.world import World, join_world, leave_world
+from pipeline.trained import start_from
+from pipeline.trainer_config import CheckpointConfig, Precision
+from pipeline.training.checkpoint_callback import CheckpointCallback, Keeping
+from pipeline.training.ema import WeightAverage
+from pipeline.training.initial import FrozenBody, freeze_body
+from pipeline.training.stop import StopCallback, Stopped, StopSignals
+from pipeline.training.watchdog import Watchdog
+from pipeline.world import World, join_world, launch_id, leave_world, num_restarts, open_store
 
 SUMMARY = """Train a multi-layer perceptron from tar shards.
 
@@ -66,10 +72,14 @@ def main(argv: list[str]) -> int:
         return 0
     config: TrainConfig = compose("train", TRAIN_SCHEMAS, argv)
     quieten_libraries()
+    world = join_world(config.trainer.device)
+    logging.basicConfig(level=logging.INFO if world.rank == 0 else logging.ERROR, format="%(message)s")
     try:
-        world = join_world(config.trainer.device)
-        logging.basicConfig(level=logging.INFO if world.rank == 0 else logging.ERROR, format="%(message)s")
         summary = train(config, world)
+    except Stopped as stopped:
+        if world.rank == 0:
+            sys.stdout.write(f"\n{stopped}\n")
+        return stopped.exit_code
     finally:
         leave_world()
     if world.rank == 0:
@@ -117,11 +127,25 @@ def _train(config: TrainConfig, world: World, opened: ExitStack) -> dict[str, An
         )
     plan = plan_steps(config, steps_per_epoch=order.steps_per_epoch, micro_batches=batch_plan.micro_batches)
     fingerprint = fingerprint_of(config, train_reader)
-    run = world.agree(lambda: open_run(config, fingerprint=fingerprint, total_steps=plan.total_steps))
+    module = build_module(config, data_set, plan, image_shape=train_reader.image_shape)
+    is_new = world.agree(lambda: not holds_run(config.run_dir))
+    if is_new:  # what does not fit is refused before the folder is made
+        world.agree_all(lambda: start_from(config.init, module.model))
+    run = world.agree(
+        lambda: open_run(
+            config,
+            fingerprint=fingerprint,
+            total_steps=plan.total_steps,
+            launch=launch_id(),
+            is_restart=num_restarts() > 0,
+            opened=opened,
+        )
+    )
     if run.is_finished:
         return read_json(run.folder / SUMMARY_FILE)
+    if run.checkpoint is None and not is_new:
+        world.agree_all(lambda: start_from(config.init, module.model))
 
-    module = build_module(config, data_set, plan, image_shape=train_reader.image_shape)
     train_loader = BatchLoader(
         train_reader,
         order,
@@ -150,23 +174,39 @@ def _train(config: TrainConfig, world: World, opened: ExitStack) -> dict[str, An
         images_per_step=min(batch_plan.slots, num_samples),
     )
     callbacks: list[pl.Callback] = [recorder]
+    if config.init.freeze_body:
+        freeze_body(module.model)
+        callbacks.append(FrozenBody(module.model))
     if config.log_sample_ids:
         callbacks.append(SampleIdLog(run.folder, rank=world.rank, resume_step=run.finished_steps))
-    # Last: a checkpoint says that everything before its step is written.
-    callbacks.append(
-        CheckpointCallback(
-            run.folder / CHECKPOINT_FOLDER,
-            every_steps=config.checkpoint.every_steps,
-            keep=config.checkpoint.keep,
-            fingerprint=fingerprint,
-        )
+    average = None if config.ema.decay is None else WeightAverage(decay=config.ema.decay)
+    if average is not None:
+        callbacks.append(average)
+    # After all others: a checkpoint says that everything before its step is written.
+    checkpoints = CheckpointCallback(
+        run.folder / CHECKPOINT_FOLDER,
+        keeping=keeping_of(config.checkpoint),
+        fingerprint=fingerprint,
+        resume_step=run.finished_steps,
     )
+    opened.callback(checkpoints.writer.close)
+    signals = StopSignals()
+    callbacks += [checkpoints, StopCallback(signals, checkpoints)]
+    if config.trainer.hang_s is not None:
+        watchdog = Watchdog(
+            rank=world.rank, size=world.size, deadline_s=config.trainer.hang_s, signals=signals, store=open_store()
+        )
+        callbacks.insert(0, watchdog)
     if world.rank == 0:
         _announce(config, world, run, order, module, plan.total_steps)
-    trainer = build_trainer(world=world, precision=config.trainer.precision, callbacks=callbacks, plan=plan)
+    prepare_model(module.model, config.trainer)
+    trainer = build_trainer(world=world, config=config.trainer, callbacks=callbacks, plan=plan)
     datamodule = PackedDataModule(train=train_loader, val=val_loader)
-    trainer.fit(module, datamodule=datamodule, ckpt_path=run.checkpoint, weights_only=True)
-    final = metrics_of(module, val_loader, world, precision=config.trainer.precision)
+    with signals:
+        trainer.fit(module, datamodule=datamodule, ckpt_path=run.checkpoint, weights_only=True)
+    world.agree(lambda: require_stored(checkpoints, run, step=plan.total_steps))
+    with nullcontext() if average is None else average.in_place(module.model):
+        final = metrics_of(module, val_loader, world, precision=config.trainer.precision)
     autocast = config.trainer.precision is Precision.bf16
     bound = recorder.find_bound(module, autocast=autocast) if config.trainer.measure_bound else {}
     summary: dict[str, Any] = {
@@ -176,6 +216,7 @@ def _train(config: TrainConfig, world: World, opened: ExitStack) -> dict[str, An
         # Of this process alone: a resumed run tells the speed since it was resumed.
         "rate/images_per_s": recorder.images_per_s,
         "rate/data_wait_frac": recorder.data_wait_frac,
+        **checkpoints.writer.means(),
         **bound,
         "wall_s": time.perf_counter() - started_s,
         "world_size": world.size,
@@ -200,14 +241,39 @@ def fingerprint_of(config: TrainConfig, reader: Reader) -> dict[str, Any]:
     }
 
 
+def keeping_of(config: CheckpointConfig) -> Keeping:
+    """Return what `checkpoint` says of saving."""
+    return Keeping(
+        every_steps=config.every_steps,
+        newest=config.keep,
+        best=config.keep_best,
+        metric=config.metric,
+        lowest=config.lowest_is_best,
+        background=config.background,
+    )
+
+
+def require_stored(checkpoints: CheckpointCallback, run: Run, *, step: int) -> None:
+    """Refuse to call a run finished whose last checkpoint is not on the disk; only rank 0 may call this."""
+    if (checkpoints.writer.stored_step or 0) < step:
+        raise UserError(
+            f"run_dir={run.folder}: trained to its last step, {step:,}, which could not be saved (see above):"
+            " free some space, then type the same command again; it goes on from the last checkpoint"
+        )
+
+
 def summary_text(summary: dict[str, Any]) -> str:
     """Return the few lines that end a run."""
     folder = Path(summary["run_dir"])
     bounded = f"bounded by  {summary['bounded_by']}\n" if "bounded_by" in summary else ""
     ranks = "1 rank" if summary["world_size"] == 1 else f"{summary['world_size']} ranks"
+    images = f"of {summary['val/samples']:,.0f} validation images"
+    if "val/map_frac" in summary:
+        quality = f"precision   {100 * summary['val/map_frac']:.2f} %, the mean over classes of the average, {images}"
+    else:
+        quality = f"accuracy    {100 * summary['val/top1_frac']:.2f} % {images}"
     return (
-        f"\naccuracy    {100 * summary['val/top1_frac']:.2f} % of {summary['val/samples']:,.0f} validation images"
-        f" (top-5 {100 * summary['val/top5_frac']:.2f} %, loss {summary['val/loss']:.4f})\n"
+        f"\n{quality} (top-5 {100 * summary['val/top5_frac']:.2f} %, loss {summary['val/loss']:.4f})\n"
         f"speed       {summary['rate/images_per_s']:,.0f} images/s on {ranks},"
         f" {100 * summary['rate/data_wait_frac']:.2f} % of the time waiting for data,"
         f" {summary['wall_s']:.0f} s in all\n"
@@ -248,6 +314,8 @@ def _announce(
         f"{type(config.model).__name__.removesuffix('Config')}: {parameters / 1e6:.2f} million parameters,"
         f" {total_steps:,} steps on {world.size} {device} rank{'s' if world.size > 1 else ''} -> {run.folder}\n"
     )
+    if config.optimizer.reference_batch is not None:
+        sys.stdout.write(f"peak rate {peak_rate(config):.4g}, scaled from batch {config.optimizer.reference_batch:,}\n")
     sys.stdout.flush()
 
 

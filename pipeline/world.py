@@ -90,6 +90,7 @@ def join_world(device: Device) -> World:
         distributed.init_process_group(
             "nccl" if cuda else "gloo",
             timeout=START_TIMEOUT,
+            **_joining(rank, size),
             device_id=torch.device("cuda", local_rank) if cuda else None,
         )
     return World(
@@ -107,6 +108,17 @@ def leave_world() -> None:
     """End the process group, if there is one."""
     if distributed.is_available() and distributed.is_initialized():
         distributed.destroy_process_group()
+
+
+def _joining(rank: int, size: int) -> dict[str, Any]:
+    """Return how ranks find each other: as torch does it, but under torchrun's own store with keys for each attempt.
+
+    That store outlives the attempts, and torch reads from it the addresses of ranks that have ended since: connection
+    refused (pytorch issues 135712, 167288).
+    """
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+        return {}
+    return {"store": open_store(), "rank": rank, "world_size": size}
 
 
 def open_store() -> Any:

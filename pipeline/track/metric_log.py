@@ -38,20 +38,33 @@ class MetricLog:
         if self.path.exists():
             kept = [line for line in self.path.read_text().splitlines() if _step_of(line) <= resume_step]
             publish_bytes(self.path, "".join(f"{line}\n" for line in kept).encode())
-        self._stream = self.path.open("a")
+        self._stream = self.path.open("ab", buffering=0)
+        self._pending = b""
+        self._is_behind = False
 
     def write(self, *, step: int, row: dict[str, float]) -> None:
         """Append a row; a number that is not finite is written as null, as JSON has no other word."""
         finite = {key: value if abs(value) < float("inf") else None for key, value in row.items()}
-        self._stream.write(json.dumps({"step": step, **finite}) + "\n")
-        self._stream.flush()
+        self._pending += json.dumps({"step": step, **finite}).encode() + b"\n"
+        self._write_pending()
         self._to_tracker(lambda tracker: tracker.write(step=step, row=row))
 
     def close(self) -> None:
-        self._stream.flush()
+        self._write_pending()
         os.fsync(self._stream.fileno())
         self._stream.close()
         self._to_tracker(lambda tracker: tracker.close())
+
+    def _write_pending(self) -> None:
+        """Write what is not in the file yet; a full disk keeps it for the next time, and training goes on."""
+        try:
+            while self._pending:
+                self._pending = self._pending[self._stream.write(self._pending) :]
+            self._is_behind = False
+        except OSError as error:
+            if not self._is_behind:
+                log.warning("%s cannot be written (%s); its rows wait in memory until it can", self.path, error)
+            self._is_behind = True
 
     def _to_tracker(self, call: Any) -> None:
         if self._tracker is None:
