@@ -48,7 +48,7 @@ CACHE_BYTES = 1 << 40
 DOWNLOADS = 8
 LIMIT = "downloads alone"
 CONFIG = """
-daemon off; worker_processes 2; pid {folder}/nginx.pid; error_log stderr error;
+{user}daemon off; worker_processes 2; pid {folder}/nginx.pid; error_log stderr error;
 events {{ worker_connections 256; }}
 http {{
   access_log off; sendfile on; tcp_nopush on; {rate}
@@ -123,9 +123,12 @@ def served(root: Path, scratch: Path, options: argparse.Namespace) -> Iterator[s
         port = probe.getsockname()[1]
     folder, url = scratch.resolve(), f"http://127.0.0.1:{port}"
     rate = f"limit_rate {options.mb_per_s}000k;" if options.mb_per_s else ""
+    user = "user root; " if os.geteuid() == 0 else ""
     config = folder / "nginx.conf"
-    config.write_text(CONFIG.format(folder=folder, root=root.resolve(), port=port, rate=rate))
-    server = subprocess.Popen([program, "-p", str(folder), "-c", str(config), "-e", "stderr"])
+    config.write_text(CONFIG.format(user=user, folder=folder, root=root.resolve(), port=port, rate=rate))
+    server = subprocess.Popen(
+        [program, "-p", str(folder), "-c", str(config), "-e", "stderr"], stderr=subprocess.DEVNULL
+    )
     try:
         for _ in range(100):
             try:
