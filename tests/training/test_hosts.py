@@ -99,8 +99,13 @@ def test_two_hosts_with_a_cable_between_them_train_what_one_trains(synthetic: Da
             hosts = opened.enter_context(two_hosts())
         except subprocess.CalledProcessError as error:
             pytest.skip(f"this system makes no network namespaces: {error.stderr.strip()}")
-        command = agent(address="10.77.0.1", port=29400, num_hosts=2, num_ranks=1)
-        several = [*command, f"run_dir={tmp_path / 'several'}", *options]
-        finish([(["ip", "netns", "exec", host, *several], {"GLOO_SOCKET_IFNAME": "cable0"}) for host in hosts])
+        commands = []
+        for number, host in enumerate(hosts, start=1):
+            python, *rest = agent(address="10.77.0.1", port=29400, num_hosts=2, num_ranks=1)
+            # Both have the name of this machine, which leads to neither's address.
+            own = [f"--local-addr=10.77.0.{number}", f"--rdzv-conf=is_host={int(number == 1)}"]
+            launched = [python, *rest[:2], *own, *rest[2:], f"run_dir={tmp_path / 'several'}", *options]
+            commands.append((["ip", "netns", "exec", host, *launched], {"GLOO_SOCKET_IFNAME": "cable0"}))
+        finish(commands)
     run_ranks(2, "pipeline.train", f"run_dir={tmp_path / 'one'}", *options)
     assert_equal_weights(tmp_path / "one", tmp_path / "several")
