@@ -29,7 +29,7 @@ from pipeline.sweep_config import RATE_TEST_SCHEMAS, RateTestConfig, RateTestRoo
 from pipeline.sweeping.axes import Point, points, read_swept
 from pipeline.sweeping.check_data import check_data
 from pipeline.sweeping.folder import OpenSweep, default_folder, open_sweep
-from pipeline.sweeping.many import ResolvedRun, carry_out, resolved
+from pipeline.sweeping.many import ResolvedRun, carry_out, naming, resolved
 from pipeline.sweeping.rate_curve import Curve, read_curve, round_rate
 from pipeline.sweeping.table import SEED, Result, markdown_table, text_table
 from pipeline.track.metric_log import METRICS_FILE
@@ -45,6 +45,8 @@ TABLE_FILE, CURVES_FILE, PLOT_FILE = "rates.md", "rates.json", "rates.png"
 # What a run says when its loss is no number any more, which here is an answer.
 NOT_FINITE = "not finite"
 MAX_CURVES = 7
+# The best of a sweep was within this factor of the rate with the lowest loss (docs/SWEEPS.md).
+SWEPT_FACTOR = 3.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,7 +74,8 @@ def main(argv: list[str]) -> int:
     config, swept = root.rate_test, read_swept(typed)
     runs = resolved(swept.fixed, points(swept.axes), change=lambda run: rising(run, config))
     for run in runs:
-        check_data(run.config, ranks=config.ranks)
+        with naming(run.options):
+            check_data(run.config, ranks=config.ranks)
     identities = [run.identity for run in runs]
     folder = Path(config.dir) if config.dir is not None else default_folder("rates", identities)
     with open_sweep(folder, identities, options=[run.options for run in runs]) as sweep:
@@ -141,14 +144,11 @@ def report(tested: Sequence[Tested], config: RateTestConfig, *, fixed: Sequence[
     publish_bytes(folder / TABLE_FILE, f"{markdown_table(header, rows)}\n{caption}\n".encode())
     publish_json(folder / CURVES_FILE, [_plain(item) for item in tested])
     save_plot(folder / PLOT_FILE, [panel_of(tested)], title="Learning-rate range test", caption=caption)
-    first = tested[0].rate("steepest")
+    best = tested[0].rate("lowest")
     advice = "no rate between the two ends makes the loss fall: try others, or look at the plot"
-    if first is not None:
-        top = tested[0].rate("lowest") or first
-        advice = (
-            f"optimizer.rate={round_rate(first[0]):g}; what is worth a sweep:"
-            f" {round_rate(first[0] / 3):g} to {round_rate(top[0]):g}"
-        )
+    if best is not None:
+        middle, low, high = (f"{round_rate(factor * best[0]):g}" for factor in (1, 1 / SWEPT_FACTOR, SWEPT_FACTOR))
+        advice = f"optimizer.rate={middle}; worth a sweep: {low} to {high}"
     which = f" ({options_text(tested[0].options)})" if len(tested) > 1 else ""
     files = f"{TABLE_FILE}, {CURVES_FILE}, {PLOT_FILE}"
     return f"\n{text_table(header, rows)}\nsuggestion  {advice}{which}\ntest        {folder} ({files})\n"

@@ -19,8 +19,9 @@ from pipeline.shards.errors import UserError, run_entry_point
 from pipeline.shards.publish import publish_bytes
 from pipeline.sweep_config import SWEEP_SCHEMAS, SweepConfig, SweepRoot, read_sweep_file, split_options
 from pipeline.sweeping.axes import Axis, DrawnAxis, ListAxis, Point, Swept, check_names, points, read_swept
+from pipeline.sweeping.check_data import check_data
 from pipeline.sweeping.folder import OpenSweep, default_folder, open_sweep
-from pipeline.sweeping.many import ResolvedRun, carry_out, resolved
+from pipeline.sweeping.many import ResolvedRun, carry_out, naming, resolved
 from pipeline.sweeping.sweep_plot import caption_of, panels_of
 from pipeline.sweeping.table import (
     Result,
@@ -64,6 +65,9 @@ def main(argv: list[str]) -> int:
     if config.dry_run:
         sys.stdout.write("".join(f"{options_text(point)}\n" for point in options))
         return 0
+    for run in runs:
+        with naming(run.options):
+            check_data(run.config, ranks=config.ranks)
     identities = [run.identity for run in runs]
     folder = Path(config.dir) if config.dir is not None else default_folder("sweep", identities)
     with open_sweep(folder, identities, options=options) as sweep:

@@ -64,11 +64,9 @@ def resolved(
     seen: dict[str, Point] = {}
     for point in points:
         options = [f"{name}={value}" for name, value in point.items()]
-        try:
+        with naming(point):
             config = change(resolve([*fixed, *options]))
             check_explicit(config)
-        except UserError as error:
-            raise UserError(f"run {' '.join(options)}: {error}" if options else str(error)) from None
         run = ResolvedRun(options=point, config=config, identity=identity(config))
         spelling = json.dumps(run.identity, sort_keys=True)
         if spelling in seen:
@@ -77,6 +75,16 @@ def resolved(
         seen[spelling] = point
         runs.append(run)
     return runs
+
+
+@contextmanager
+def naming(point: Point) -> Iterator[None]:
+    """Put the swept options of a run before an error that comes of them."""
+    try:
+        yield
+    except UserError as error:
+        options = " ".join(f"{name}={value}" for name, value in point.items())
+        raise UserError(f"run {options}: {error}" if options else str(error)) from None
 
 
 def carry_out(
