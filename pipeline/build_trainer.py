@@ -13,6 +13,7 @@ from pipeline.shards.errors import UserError
 from pipeline.trainer_config import GradientCompression, Precision, RankStrategy, TrainerConfig
 from pipeline.training.checkpoint import AtomicCheckpointIO
 from pipeline.training.module import StepPlan
+from pipeline.training.quiet_profiler import QuietProfiler
 from pipeline.training.recompute import checkpoint_activations
 from pipeline.training.strategy import JoinedRanks, ReplicatedStrategy, ShardedStrategy
 from pipeline.world import World
@@ -52,6 +53,7 @@ def build_trainer(
         accumulate_grad_batches=plan.micro_batches if plan else 1,
         callbacks=callbacks,
         logger=False,
+        profiler=QuietProfiler(),
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,

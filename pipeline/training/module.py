@@ -81,6 +81,13 @@ class ClassifierModule(pl.LightningModule):
         self.class_report: ClassReport | None = None
         self.num_extra_sums = 2
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        # Lightning notes a hook's name some forty times a step; torch looks through parameters and modules each time.
+        if name == "_current_fx_name":
+            self.__dict__[name] = value
+        else:
+            super().__setattr__(name, value)
+
     @property
     def finished_steps(self) -> int:
         """Updates made since the start of training, resumes included: the one number that positions follow from."""
