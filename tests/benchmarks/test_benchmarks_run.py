@@ -39,6 +39,7 @@ IN_FOLDER = ["--jpegs", "{folder}/jpegs.tar", "--cache", "{folder}"]
         ("prepare_limits", ["--images", "20", "--jpegs", "{folder}/jpegs.tar"], 8),
         ("memory", ["--samples", "100", "3000", "--seconds", "60", "--cache", "{folder}"], 2),
         ("decode", ["--images", "3", "--resolutions", "32", "--jpegs", ""], 11),
+        ("optimizers", ["--width", "8", "--features", "12", "--batch-size", "4", "--steps", "1", "--repeats", "1"], 6),
         ("listing", ["--classes", "5", "--images", "20", "--threads", "1", "2", "--cache", "{folder}"], 5),
     ],
 )

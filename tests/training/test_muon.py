@@ -28,7 +28,9 @@ def test_orthogonalise_maps_singular_values_by_the_published_polynomial() -> Non
     for _ in range(5):
         values = a * values + b * values**3 + c * values**5
     expected = left @ np.diag(values) @ right
-    np.testing.assert_allclose(orthogonalise(matrix[None])[0].numpy(), expected, rtol=1e-9, atol=1e-9)
+    np.testing.assert_allclose(orthogonalise(matrix).numpy(), expected, rtol=1e-9, atol=1e-9)
+    stack = orthogonalise(torch.stack([matrix, -2 * matrix]))
+    np.testing.assert_allclose(stack.numpy(), [expected, -expected], rtol=1e-9, atol=1e-9)
 
 
 def test_the_direction_is_near_the_nearest_orthogonal_matrix_and_zero_stays_zero() -> None:
