@@ -1,0 +1,174 @@
+"""Is the planner's forecast of memory right? Real training on CPU ranks, its memory watched, beside the forecast.
+
+    python -m benchmarks.plan_memory
+    python -m benchmarks.plan_memory --only "ddp, 2 ranks"
+
+Each row starts ranks under torchrun, as training does. Each rank trains a tiny model first, so that libraries are
+loaded, and then the case's; what it has for itself (RssAnon in /proc/self/status) is looked at every 2 ms by a thread.
+Measured is the greatest growth since the tiny run, of the rank that grew most. The forecast is that of
+`python -m pipeline.plan` for the same options.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+from benchmarks.measure import REPOSITORY, print_conditions, print_table, synthetic_data
+from benchmarks.memory import memory_of
+from pipeline.compose import compose
+from pipeline.config import TRAIN_SCHEMAS
+from pipeline.plan import make_planned
+from pipeline.plan_config import PLAN_SCHEMAS
+from pipeline.planning.memory import RankMemory
+from pipeline.shards.errors import run_entry_point
+from pipeline.train import quieten_libraries, train
+from pipeline.trainer_config import Device
+from pipeline.world import join_world, leave_world
+
+LOOK_EVERY_S = 0.002
+STEPS = 4
+RESOLUTION = 64
+COMMON = (
+    *("trainer.device=cpu", "logger=none", "trainer.measure_bound=false", "augment=flip_crop", "data.check=sizes"),
+    f"trainer.max_steps={STEPS}",
+)
+TINY = ("model=mlp", "model.hidden=[8]", "batch.size=8", "evaluation.slots_per_rank=8", "optimizer=sgd")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Case:
+    """A run to forecast and to watch."""
+
+    ranks: int
+    options: tuple[str, ...]
+
+
+BOTTLENECK = ("model=bottleneck_mlp", "model.depth=6", "model.width=512", "evaluation.slots_per_rank=64")
+DEEP = ("model=bottleneck_mlp", "model.depth=12", "model.width=512", "evaluation.slots_per_rank=64")
+WIDE = ("model=mlp", "model.hidden=[2048,2048]", "model.norm=batch", "evaluation.slots_per_rank=64")
+CASES = {
+    "one rank, activations": Case(ranks=1, options=(*BOTTLENECK, "batch.size=1024")),
+    "one rank, weights": Case(ranks=1, options=(*WIDE, "batch.size=128")),
+    "one rank, SGD": Case(ranks=1, options=(*BOTTLENECK, "batch.size=512", "optimizer=sgd")),
+    "one rank, accumulating": Case(ranks=1, options=(*BOTTLENECK, "batch.size=1024", "batch.micro_size=256")),
+    "one rank, recomputing": Case(ranks=1, options=(*DEEP, "batch.size=1024", "trainer.activation_checkpointing=true")),
+    "one rank, evaluation": Case(ranks=1, options=(*BOTTLENECK[:3], "batch.size=32", "evaluation.slots_per_rank=4000")),
+    "ddp, 2 ranks": Case(ranks=2, options=(*BOTTLENECK, "batch.size=1024")),
+    "ddp, 2 ranks, weights": Case(ranks=2, options=(*WIDE, "batch.size=128")),
+    "fsdp, 2 ranks": Case(ranks=2, options=(*DEEP, "batch.size=1024", "trainer.strategy=fsdp")),
+    "fsdp, 2 ranks, recomputing": Case(
+        ranks=2,
+        options=(*DEEP, "batch.size=1024", "trainer.strategy=fsdp", "trainer.activation_checkpointing=true"),
+    ),
+    "fsdp, 4 ranks": Case(ranks=4, options=(*DEEP, "batch.size=1024", "trainer.strategy=fsdp")),
+}
+
+
+class Watched:
+    """The most private memory that this process has while it is entered, in bytes."""
+
+    def __init__(self) -> None:
+        self.peak_bytes = 0
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._look, daemon=True)
+
+    def __enter__(self) -> Watched:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._ended.set()
+        self._thread.join()
+
+    def _look(self) -> None:
+        while not self._ended.wait(LOOK_EVERY_S):
+            self.peak_bytes = max(self.peak_bytes, private_bytes())
+
+
+def private_bytes() -> int:
+    """Return what this process has for itself."""
+    return memory_of(os.getpid())["RssAnon"]
+
+
+def main(argv: list[str]) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.plan_memory", description=(__doc__ or "").split("\n")[0]
+    )
+    parser.add_argument("--only", nargs="+", default=list(CASES), choices=CASES, help="rows to measure")
+    parser.add_argument("--samples", type=int, default=4100, help="synthetic images")
+    parser.add_argument("--cache", type=Path, default=Path(), help="folder for what is made, removed at the end")
+    parser.add_argument("--rank", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
+    options = parser.parse_args(argv)
+    if options.rank:
+        return be_a_rank(Path(options.rank[0]), options.rank[1:])
+    rows = []
+    with tempfile.TemporaryDirectory(dir=options.cache) as scratch:
+        folder = Path(scratch).resolve()
+        data = folder / "data"
+        synthetic_data(data, samples=options.samples, val_samples=256, resolution=RESOLUTION, shard_bytes=16 << 20)
+        for number, name in enumerate(options.only):
+            rows.append(row_of(name, CASES[name], data, folder / str(number)))
+    print_conditions(" ".join(["python -m benchmarks.plan_memory", *argv]), "pytorch-lightning")
+    print_table(["case", "forecast, MB", "at the most in", "measured, MB", "forecast / measured"], rows)
+    return 0
+
+
+def row_of(name: str, case: Case, data: Path, folder: Path) -> list[str]:
+    """Forecast a case, run it, and return its row."""
+    told = forecast(case, data)
+    measured = watched(case, data, folder)
+    ratio = told.peak_bytes / measured
+    return [name, f"{told.peak_bytes / 1e6:.0f}", told.peak_moment, f"{measured / 1e6:.0f}", f"{ratio:.3f}"]
+
+
+def forecast(case: Case, data: Path) -> RankMemory:
+    """Return what the planner says."""
+    options = [f"data.path={data}", *COMMON, *case.options, f"ranks={case.ranks}"]
+    return make_planned(compose("plan", PLAN_SCHEMAS, options)).study.memory()
+
+
+def watched(case: Case, data: Path, folder: Path) -> int:
+    """Run a case and return the growth of the rank that grew most, in bytes."""
+    folder.mkdir()
+    command = [
+        *(sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={case.ranks}"),
+        *("-m", "benchmarks.plan_memory", "--rank", str(folder), f"data.path={data}", *COMMON, *case.options),
+    ]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    ended = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True)
+    if ended.returncode:
+        raise RuntimeError(f"{' '.join(command)} exited with {ended.returncode}:\n{ended.stderr}")
+    grown: list[int] = [json.loads(path.read_text()) for path in folder.glob("rank-*.json")]
+    return max(grown)
+
+
+def be_a_rank(folder: Path, options: Sequence[str]) -> int:
+    """Train the tiny model, then the case's, and write by how many bytes this process grew."""
+    quieten_libraries()
+    world = join_world(Device.cpu)
+    try:
+        strategy = [option for option in options if option.startswith(("trainer.strategy", "data.path"))]
+        train(compose("train", TRAIN_SCHEMAS, [*strategy, *COMMON, *TINY, f"run_dir={folder / 'tiny'}"]), world)
+        before = private_bytes()
+        with Watched() as seen:
+            train(compose("train", TRAIN_SCHEMAS, [*options, f"run_dir={folder / 'run'}"]), world)
+        (folder / f"rank-{world.rank}.json").write_text(json.dumps(seen.peak_bytes - before))
+    finally:
+        leave_world()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run_entry_point(main))

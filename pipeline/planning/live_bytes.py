@@ -1,0 +1,81 @@
+"""Bytes of the tensors that are alive, followed operation by operation; on the meta device they hold nothing.
+
+    with LiveBytes() as followed:
+        loss = model(pixels_BD).sum()           # all on torch.device("meta")
+        saved_bytes = followed.live_bytes       # what the backward pass will want, and the loss
+        loss.backward()
+    followed.peak_bytes                         # the most at any moment
+    followed.product_flop                       # of its matrix products, 2 a multiply-add
+
+Every operation passes a `TorchDispatchMode`, also those of the backward pass and of the optimiser. A storage counts
+from the operation that returns it until its last tensor has gone, which a weak reference tells: as long as the C++
+storage lives, so does its Python object. What a kernel takes for itself and gives back before it returns is not seen.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.weak import WeakIdKeyDictionary
+
+aten = torch.ops.aten
+
+
+class LiveBytes(TorchDispatchMode):
+    """Counts while it is entered; tensors that were there before count where `add` is told of them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.live_bytes = self.peak_bytes = self.product_flop = 0
+        self._known = WeakIdKeyDictionary()
+
+    def add(self, tensors: Iterable[torch.Tensor]) -> None:
+        """Count tensors that are alive already."""
+        for tensor in tensors:
+            self._count(tensor)
+
+    def leave_out(self, tensors: Iterable[torch.Tensor]) -> None:
+        """Never count these, though an operation in place returns them."""
+        for tensor in tensors:
+            self._known[tensor.untyped_storage()] = True
+
+    def start_peak(self) -> None:
+        """Forget the peak so far."""
+        self.peak_bytes = self.live_bytes
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        found = func(*args, **(kwargs or {}))
+        self.product_flop += product_flop(func, args)
+        for leaf in tree_leaves(found):
+            if isinstance(leaf, torch.Tensor):
+                self._count(leaf)
+        return found
+
+    def _count(self, tensor: torch.Tensor) -> None:
+        storage = tensor.untyped_storage()
+        if storage in self._known:
+            return
+        self._known[storage] = True
+        size_bytes = storage.nbytes()
+        self.live_bytes += size_bytes
+        self.peak_bytes = max(self.peak_bytes, self.live_bytes)
+        weakref.finalize(storage, self._drop, size_bytes)
+
+    def _drop(self, size_bytes: int) -> None:
+        self.live_bytes -= size_bytes
+
+
+def product_flop(operation: Any, arguments: Any) -> int:
+    """Return 2*m*k*n for a product of (m, k) and (k, n) matrices, 0 for any other operation."""
+    if operation == aten.mm.default:
+        left, right = arguments[:2]
+    elif operation == aten.addmm.default:
+        left, right = arguments[1:3]
+    else:
+        return 0
+    return 2 * left.shape[0] * left.shape[1] * right.shape[1]

@@ -1,0 +1,157 @@
+"""Memory of one rank, by part and by moment, for every way to share a model over ranks. Pure arithmetic.
+
+    memory = rank_memory(model_bytes, step_bytes, way=Way.ddp, ranks=8)
+    memory.parts["activations"]         # what the forward pass keeps for the backward pass
+    memory.peak_bytes                   # the most at any moment: of a step, its update, or an evaluation
+
+Where replicated (DDP), gradients lie in buckets that stay; in the second step the buckets are made anew, in the order
+in which gradients came, while the first step's are still there: twice the gradients, once, which is the peak.
+Where sharded (FSDP2), a rank keeps a part of weights, gradients and optimiser state. Stem and head are gathered from
+the forward pass to the end of the backward pass; of the blocks two at a time, the one that computes and the one that is
+gathered ahead, and in the backward pass their gradients, whole, until they are summed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+
+MAX_SECANTS = 12
+
+
+class Way(Enum):
+    """How ranks share the model."""
+
+    plain = "one rank"
+    ddp = "replicated (DDP)"
+    fsdp = "sharded (FSDP2)"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelBytes:
+    """What does not depend on the batch, whole, in bytes.
+
+    Attributes:
+        block_weights: of the largest block that is gathered by itself; 0 where there are no blocks.
+        outer_weights: of what lies in no block.
+        gathered_frac: of the stored weights' size, that of the gathered ones: 0.5 in bfloat16.
+        update: what the optimiser holds for a moment, beside its state.
+    """
+
+    weights: int
+    gradients: int
+    state: int
+    average: int
+    update: int
+    block_weights: int
+    outer_weights: int
+    gathered_frac: float = 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepBytes:
+    """What depends on the batch, in bytes.
+
+    Attributes:
+        saved: what the forward pass leaves for the backward pass.
+        forward, backward: the most at any moment of each beside weights, optimiser state and gradients that are whole
+            and stay; of a backward pass that begins without gradients it may be negative.
+        evaluation: the most at any moment of evaluation beside all these.
+        images: of batches on the device, as they come from the loader.
+    """
+
+    saved: int
+    forward: int
+    backward: int
+    evaluation: int
+    images: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RankMemory:
+    """Bytes on the device of one rank.
+
+    Attributes:
+        parts: what a step holds, by name, at the end of its forward pass.
+        moments: the most of each moment, all parts together.
+    """
+
+    parts: dict[str, int]
+    moments: dict[str, int]
+
+    @property
+    def peak_bytes(self) -> int:
+        return max(self.moments.values())
+
+    @property
+    def peak_moment(self) -> str:
+        return max(self.moments, key=lambda name: self.moments[name])
+
+
+def rank_memory(model: ModelBytes, step: StepBytes, *, way: Way, ranks: int, copy: int = 0) -> RankMemory:
+    """Return the memory of a rank.
+
+    Args:
+        ranks: that share one copy of the model, where it is sharded.
+        copy: bytes that the rank keeps to write checkpoints from; it is whole, sharded or not.
+    """
+    shards = ranks if way is Way.fsdp else 1
+    weights, gradients, state, average = (
+        -(-size // shards) for size in (model.weights, model.gradients, model.state, model.average)
+    )
+    kept = weights + state + average + step.images + copy
+    forward, backward = gradients + step.forward, gradients + step.backward
+    working: dict[str, int] = {}
+    if way is Way.ddp:
+        working["gradients' buckets made anew, once"] = gradients
+        forward += gradients
+    elif way is Way.fsdp:
+        block, outer = (round(size * model.gathered_frac) for size in (model.block_weights, model.outer_weights))
+        working["weights gathered"] = outer + 2 * block
+        forward += outer + 2 * block
+        backward += 2 * outer + 4 * block
+    parts = {
+        "weights": weights,
+        "gradients": gradients,
+        "optimiser state": state,
+        **({"average of weights (EMA)": average} if average else {}),
+        "activations": step.saved,
+        **working,
+        "images of batches": step.images,
+        **({"copy for checkpoints": copy} if copy else {}),
+    }
+    moments = {
+        "a step": kept + max(forward, backward),
+        "the update": kept + gradients + -(-model.update // shards),
+        "evaluation": kept + gradients + step.evaluation,
+    }
+    return RankMemory(parts=parts, moments=moments)
+
+
+def largest_slots(peak_at: Callable[[int], int], *, room_bytes: float, start: int) -> int:
+    """Return the most slots whose peak fits into `room_bytes`, 0 where one does not.
+
+    The secant method: a peak is the greatest of a few straight lines, so it ends after a few questions.
+
+    Args:
+        peak_at: grows with the slots.
+        start: where to begin, at least 1.
+    """
+    lower, upper = start, 2 * start
+    lower_bytes, upper_bytes = peak_at(lower), peak_at(upper)
+    slope = 0.0
+    for _ in range(MAX_SECANTS):
+        slope = (upper_bytes - lower_bytes) / (upper - lower)
+        guess = max(1, math.floor(upper + (room_bytes - upper_bytes) / slope))
+        if guess in (lower, upper):
+            break
+        lower, lower_bytes, upper, upper_bytes = upper, upper_bytes, guess, peak_at(guess)
+    slots, slots_bytes = upper, upper_bytes
+    while slots_bytes > room_bytes:
+        slots -= max(1, math.floor((slots_bytes - room_bytes) / slope))
+        if slots < 1:
+            return 0
+        slots_bytes = peak_at(slots)
+    return slots

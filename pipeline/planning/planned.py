@@ -1,0 +1,181 @@
+"""What the sections of a plan look at: options, data, order, and one rank's share of a step.
+
+planned = Planned(config=config, data=facts, order=order, batch=batch, study=RankStudy(...))
+planned.study.memory(way=Way.fsdp, recomputed=True).peak_bytes
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from pipeline.build_data import BatchPlan, TrainingOrder
+from pipeline.build_model import build_model
+from pipeline.build_objective import build_objectives
+from pipeline.build_optimizer import build_optimizer
+from pipeline.data.host_load import HostLoad
+from pipeline.data.loader import HELD_BATCHES
+from pipeline.model.blocks import wrappable_blocks
+from pipeline.plan_config import PlanConfig
+from pipeline.planning.autocast import cast_products
+from pipeline.planning.data_facts import DataFacts
+from pipeline.planning.memory import ModelBytes, RankMemory, StepBytes, Way, rank_memory
+from pipeline.planning.rehearsal import META, Passes, Rehearsal, Task, sizes
+from pipeline.shards.task import Task as DataTask
+from pipeline.trainer_config import Device, Precision, RankStrategy
+from pipeline.training.initial import freeze_body
+from pipeline.training.metrics import MetricSums
+from pipeline.training.recompute import checkpoint_activations
+
+# Batches on a GPU: the one that is worked on and the one before, which Lightning lets go when it has the next.
+DEVICE_BATCHES = 2
+# Classes of one image, of several: for the planner's labels.
+LABELS_A_SAMPLE = 8
+
+
+class RankStudy:
+    """One rank's share of a step, rehearsed on the meta device when it is first asked for."""
+
+    def __init__(self, config: PlanConfig, data: DataFacts, batch: BatchPlan) -> None:
+        self.config, self.data, self.batch = config, data, batch
+        self.recomputed = config.trainer.activation_checkpointing
+        self.bf16 = config.trainer.precision is Precision.bf16
+        self.on_cpu = config.trainer.device is Device.cpu
+        self.shard_ranks = config.trainer.shard_ranks or config.world_size
+        self.passes = functools.cache(self._passes)
+        self.rehearsal = functools.cache(self._rehearsal)
+
+    @property
+    def way(self) -> Way:
+        """How the run shares the model."""
+        if self.config.world_size == 1:
+            return Way.plain
+        return Way.fsdp if self.config.trainer.strategy is RankStrategy.fsdp else Way.ddp
+
+    @property
+    def model(self) -> nn.Module:
+        return self.rehearsal(self.recomputed).model
+
+    @functools.cached_property
+    def blocks(self) -> list[nn.Module]:
+        return wrappable_blocks(self.model)
+
+    @property
+    def image_bytes(self) -> int:
+        return math.prod(self.data.image_shape)
+
+    @property
+    def flop_per_sample(self) -> float:
+        """Of matrix products in training, those that are computed again included."""
+        slots = self.batch.micro_slots_per_rank
+        return self.passes(slots, self.recomputed, self.way is Way.plain).product_flop / slots
+
+    def memory(self, *, way: Way | None = None, recomputed: bool | None = None, slots: int | None = None) -> RankMemory:
+        """Return the memory of a rank, as the run is or otherwise; `slots` are those of a micro-batch."""
+        way, slots = way or self.way, slots or self.batch.micro_slots_per_rank
+        recomputed = self.recomputed if recomputed is None else recomputed
+        zeroed = way is Way.plain and self.batch.micro_batches == 1
+        passes, rehearsal = self.passes(slots, recomputed, zeroed), self.rehearsal(recomputed)
+        step = StepBytes(
+            saved=passes.saved_bytes,
+            forward=passes.forward_bytes - rehearsal.gradient_bytes,
+            backward=passes.backward_bytes - rehearsal.gradient_bytes,
+            evaluation=self._evaluation_bytes,
+            images=self.images_bytes(slots) if self.on_cpu else DEVICE_BATCHES * slots * self.image_bytes,
+        )
+        copy = self.copy_bytes if self.on_cpu else 0
+        return rank_memory(self.model_bytes, step, way=way, ranks=self.shard_ranks, copy=copy)
+
+    def images_bytes(self, slots: int) -> int:
+        """Return what the loaders of training and of evaluation hold in a host's memory, for one rank."""
+        buffers = self.config.data.prefetch + HELD_BATCHES
+        return buffers * self.image_bytes * (slots + self.config.evaluation.slots_per_rank)
+
+    @property
+    def copy_bytes(self) -> int:
+        """Return what rank 0 keeps in its host's memory to write checkpoints from."""
+        model = self.model_bytes
+        return model.weights + model.state + model.average if self.config.checkpoint.background else 0
+
+    @functools.cached_property
+    def model_bytes(self) -> ModelBytes:
+        rehearsal = self.rehearsal(self.recomputed)
+        of_blocks = [sizes(block.parameters()) for block in self.blocks]
+        averaged = self.config.ema.decay is not None
+        return ModelBytes(
+            weights=rehearsal.weight_bytes,
+            gradients=rehearsal.gradient_bytes,
+            state=rehearsal.state_bytes,
+            average=rehearsal.weight_bytes if averaged else 0,
+            update=rehearsal.update_bytes,
+            block_weights=max(of_blocks, default=0),
+            outer_weights=rehearsal.weight_bytes - sum(of_blocks),
+            gathered_frac=0.5 if self.bf16 else 1.0,
+        )
+
+    @functools.cached_property
+    def _evaluation_bytes(self) -> int:
+        return self.rehearsal(self.recomputed).evaluation_bytes(slots=self.config.evaluation.slots_per_rank)
+
+    def _passes(self, slots: int, recomputed: bool, zeroed: bool) -> Passes:
+        return self.rehearsal(recomputed).passes(slots=slots, zeroed=zeroed)
+
+    def _rehearsal(self, recomputed: bool) -> Rehearsal:
+        config, data = self.config, self.data
+        in_features = math.prod(data.image_shape)
+        with META:
+            model = build_model(config.model, in_features=in_features, num_classes=data.num_classes, seed=config.seed)
+        copies = cast_products(model, on_cpu=self.on_cpu) if self.bf16 else None
+        if recomputed:
+            checkpoint_activations(wrappable_blocks(model))
+        if config.init.freeze_body:
+            freeze_body(model)
+        return Rehearsal(
+            model,
+            make_optimizer=functools.partial(build_optimizer, config.optimizer),
+            task=self._task(in_features),
+            copies=copies,
+        )
+
+    def _task(self, in_features: int) -> Task:
+        """Return the run's own objective and metrics."""
+        objective, sums = build_objectives(self.config.objective).training, MetricSums(META)
+        several = (LABELS_A_SAMPLE,) if self.data.task is DataTask.multilabel else ()
+        is_mixed = self.config.augment.mixup_alpha is not None
+
+        def losses(logits_BK: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+            own_B = torch.empty(len(labels), device=META) if is_mixed and torch.is_grad_enabled() else None
+            return objective(logits_BK, labels, own_B=own_B)
+
+        return Task(
+            in_features=in_features,
+            make_labels=lambda slots: torch.empty((slots, *several), dtype=torch.int64, device=META),
+            losses=losses,
+            watch=lambda logits_BK, labels, losses_B: sums.add(logits_BK, labels, losses_B, torch.ones_like(losses_B)),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Planned:
+    """What a section may look at; `loads` are of each host."""
+
+    config: PlanConfig
+    data: DataFacts
+    order: TrainingOrder
+    batch: BatchPlan
+    loads: tuple[HostLoad, ...]
+    study: RankStudy
+
+    @property
+    def busiest(self) -> HostLoad:
+        """Of the host that reads most."""
+        return max(self.loads, key=lambda load: load.read_bytes)
+
+    @property
+    def slots_per_rank(self) -> int:
+        """Of a whole update."""
+        return self.order.batch_size // self.config.world_size
