@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from pipeline.shards.manifest import DataSet
 from pipeline.training.class_report import ClassSums
 from pipeline.training.metrics import MetricSums, num_ahead
+from runs import run_ranks, train_here
+from synthetic_data import VAL_SAMPLES
 
 
 def test_counts_are_those_of_a_loop_over_the_samples_that_have_weight() -> None:
@@ -64,3 +68,21 @@ def test_of_several_labels_the_best_ranked_counts(num_labels: int) -> None:
     metrics, _ = sums.read()
     assert metrics["top1_frac"] == np.mean(np.array(expected) < 1)
     assert metrics["top5_frac"] == np.mean(np.array(expected) < 5)
+
+
+@pytest.mark.slow
+def test_an_evaluation_counts_the_same_on_one_and_three_ranks(synthetic: DataSet, tmp_path: Path) -> None:
+    run_dir = tmp_path / "run"
+    train_here(synthetic.root, run_dir, "trainer.max_epochs=2")
+    found = []
+    for num_ranks in (1, 3):
+        run_ranks(num_ranks, "pipeline.evaluate", f"run={run_dir}", "device=cpu", "slots_per_rank=4")
+        metrics, rows = (json.loads((run_dir / f"evaluation.{end}").read_text()) for end in ("json", "classes.json"))
+        found.append((np.load(run_dir / "evaluation.confusion.npy"), rows, metrics))
+    for confusion, rows, metrics in found:
+        assert np.array_equal(confusion, found[0][0])
+        assert rows == found[0][1]
+        assert confusion.sum() == VAL_SAMPLES
+        assert confusion.diagonal().sum() / VAL_SAMPLES == metrics["top1_frac"]
+        assert [row["samples"] for row in rows] == confusion.sum(axis=1).tolist()
+        assert metrics["mse"] == pytest.approx(found[0][2]["mse"], rel=1e-12)
