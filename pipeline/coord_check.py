@@ -102,7 +102,20 @@ def table_of(config: CoordCheckConfig, curves: Curves) -> str:
             curve = curves[name, layer, config.steps]
             slopes += [slope(widths, [one.size for one in curve]), slope(widths, [one.change for one in curve])]
         lines.append(f"{layer:<{column}}  " + "  ".join(f"{value:>+8.2f}" for value in slopes))
+    steepest = [
+        max(abs(value) for value in change_slopes(config, curves, name).values()) for name in (STANDARD, TRANSFER)
+    ]
+    lines += ["", "steepest change: standard {:.2f}, muP {:.2f} (0: the rate holds at every width)".format(*steepest)]
     return "\n".join(lines) + "\n"
+
+
+def change_slopes(config: CoordCheckConfig, curves: Curves, name: str) -> dict[str, float]:
+    """Return the slope of each layer's change after the last step, for one parametrisation."""
+    return {
+        layer: slope(sorted(config.widths), [one.change for one in curve])
+        for (of, layer, step), curve in curves.items()
+        if of == name and step == config.steps
+    }
 
 
 def draw(path: Path, config: CoordCheckConfig, curves: Curves) -> None:

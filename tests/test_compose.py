@@ -13,6 +13,7 @@ from data_prep.config import PREPARE_SCHEMAS, VERIFY_SCHEMAS, PrepareConfig
 from pipeline.card_config import CARD_SCHEMAS
 from pipeline.compose import Schemas, compose, first_difference, help_text, to_plain
 from pipeline.config import TRAIN_SCHEMAS
+from pipeline.coord_check_config import COORD_CHECK_SCHEMAS
 from pipeline.evaluate_config import EVALUATE_SCHEMAS
 from pipeline.export_config import EXPORT_SCHEMAS
 from pipeline.inspect_config import INSPECT_SCHEMAS
@@ -31,6 +32,7 @@ COMMANDS: dict[str, Schemas] = {
     "model_card": CARD_SCHEMAS,
     "plan": PLAN_SCHEMAS,
     "inspect": INSPECT_SCHEMAS,
+    "coord_check": COORD_CHECK_SCHEMAS,
 }
 REFUSED = [
     ("prepare", "sead=1", "'sead'.*did you mean seed"),
