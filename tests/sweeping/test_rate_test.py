@@ -38,7 +38,8 @@ def test_the_rate_rises_by_one_factor_a_step_and_breaks_the_run_in_the_end(
     (curve,) = curves["curves"]
     assert curve["losses"] == [row["train/loss"] for row in rows][1:]
     assert curve["diverges"] is not None
-    assert Image.open(folder / "rates.png").size[0] > 500
+    with Image.open(folder / "rates.png") as picture:
+        assert picture.size[0] > 500
     assert "diverges at" in (folder / "rates.md").read_text()
 
 
