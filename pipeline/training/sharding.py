@@ -41,7 +41,7 @@ def shard_model(
     fully_shard(model, mesh=mesh, mp_policy=policy, reshard_after_forward=True)
     for part in model.modules():
         if isinstance(part, FSDPModule) and mesh.device_type == "cpu":
-            # gloo knows no average: a sum, then divided.
+            # gloo had no average for long (it has in torch 2.13): a sum, then divided, works with any.
             part.set_force_sum_reduction_for_comms(True)
     if any(True for _ in model.buffers()):
         model.register_forward_pre_hook(_share_buffers)
