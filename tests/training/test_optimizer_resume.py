@@ -66,7 +66,11 @@ def test_resumed_at_any_step_weights_momenta_and_average_are_bit_equal(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("options", [["optimizer=lion", "ema.decay=0.9"], EVERYTHING], ids=["lion", "everything"])
+@pytest.mark.parametrize(
+    "options",
+    [["optimizer=lion", "ema.decay=0.9"], EVERYTHING, [*EVERYTHING, "trainer.strategy=fsdp"]],
+    ids=["lion", "everything", "everything, sharded"],
+)
 def test_two_ranks_killed_and_started_again_end_bit_equal(
     synthetic: DataSet, tmp_path: Path, options: list[str]
 ) -> None:
