@@ -71,7 +71,8 @@ class Sample:
         is_padding: of weight 0, so it has no part in the update.
         before_HWC: the image as it is stored, None where it cannot be had.
         read_HWC: what the reader gives: the same where it does not crop.
-        after_HWC: what the model is trained on, before it is normalised.
+        after_HWC: what the model is trained on, before it is blended with its neighbour's and normalised.
+        own_frac: its share in that blend (mixup), the rest is slot ^ 1's; None where nothing is blended.
     """
 
     slot: int
@@ -86,6 +87,7 @@ class Sample:
     before_HWC: Pixels | None
     read_HWC: Pixels
     after_HWC: Pixels
+    own_frac: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -260,7 +262,9 @@ def _read_samples(
     sources = _sources_of(reader, slots)
     reader.finish(step)
     augmentation = build_augmentation(training.augment, seed=training.seed, is_cropped=reader.data_set.packed is None)
-    after_BHWC = augmentation.apply(images_BHWC, torch.from_numpy(slots.positions), seed=training.seed, epoch=epoch)
+    keyed: dict[str, Any] = {"positions_B": torch.from_numpy(slots.positions), "seed": training.seed, "epoch": epoch}
+    after_BHWC = augmentation.apply(images_BHWC, **keyed)
+    own_B = augmentation.own_shares(**keyed)
     ranks, micros = _places(config, plan, numbers)
     return [
         Sample(
@@ -272,6 +276,7 @@ def _read_samples(
             is_padding=not slots.weights[row],
             read_HWC=images_BHWC[row].numpy(),
             after_HWC=after_BHWC[row].numpy(),
+            own_frac=None if own_B is None else float(own_B[row]),
             **sources[row],
         )
         for row in range(len(slots))
@@ -337,7 +342,7 @@ def tile_of(sample: Sample, batch: GlobalBatch, *, is_untouched: bool) -> Tile:
         pictures=(sample.after_HWC,) if is_untouched else (before_HWC, sample.after_HWC),
         lines=(
             _names(sample, batch),
-            f"slot {sample.slot}, id {sample.sample_id}",
+            f"slot {sample.slot}, id {sample.sample_id}{_blend(sample)}",
             sample.source_key,
             f"{sample.shard}, record {sample.record}",
         ),
@@ -347,6 +352,10 @@ def tile_of(sample: Sample, batch: GlobalBatch, *, is_untouched: bool) -> Tile:
 def _names(sample: Sample, batch: GlobalBatch) -> str:
     names = "; ".join(f"{label} {batch.data_set.classes[label]}" for label in sample.labels) or "no label"
     return f"{names} (padding, weight 0)" if sample.is_padding else names
+
+
+def _blend(sample: Sample) -> str:
+    return "" if sample.own_frac is None else f", {sample.own_frac:.0%} with slot {sample.slot ^ 1}"
 
 
 def title_of(config: InspectConfig, batch: GlobalBatch) -> str:

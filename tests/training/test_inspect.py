@@ -14,7 +14,7 @@ from PIL import Image
 
 from pipeline.compose import compose
 from pipeline.config import TRAIN_SCHEMAS
-from pipeline.inspect import GlobalBatch, inspect, main, table_of
+from pipeline.inspect import GlobalBatch, inspect, main, table_of, tile_of
 from pipeline.inspect_config import INSPECT_SCHEMAS, InspectConfig
 from pipeline.run_folder import SUMMARY_FILE
 from pipeline.shards.errors import UserError
@@ -97,6 +97,26 @@ def test_of_packed_images_the_crop_that_was_made_on_the_device_is_shown(
     train_here(synthetic.root, run, "augment=resized_crop", "trainer.max_epochs=1", "seed=5")
     for step in sorted(fed):
         assert_shows(look(f"run={run}", f"step={step}"), synthetic, fed[step])
+
+
+def test_under_mixup_each_images_share_in_its_blend_is_told(synthetic: DataSet, tmp_path: Path, fed: Fed) -> None:
+    """Blended by hand with what is told, the images are what the model was fed."""
+    run = tmp_path / "run"
+    train_here(synthetic.root, run, "augment=flip_crop", "augment.mixup_alpha=0.8", "trainer.max_steps=2")
+    batch = look(f"run={run}", "step=2")
+    assert synthetic.statistics is not None
+    mean, std = torch.tensor(synthetic.statistics.mean), torch.tensor(synthetic.statistics.std)
+    pixels = [((torch.from_numpy(sample.after_HWC) - mean) / std).flatten() for sample in batch.samples]
+    expected = [
+        sample.own_frac * pixels[slot] + (1 - sample.own_frac) * pixels[slot ^ 1]
+        for slot, sample in enumerate(batch.samples)
+        if sample.own_frac is not None
+    ]
+    ((inputs, _),) = fed[2]
+    torch.testing.assert_close(inputs, torch.stack(expected))
+    assert (
+        f"{batch.samples[3].own_frac:.0%} with slot 2" in tile_of(batch.samples[3], batch, is_untouched=False).lines[1]
+    )
 
 
 def test_of_encoded_images_the_whole_and_the_crop_that_was_trained_on_are_shown(tmp_path: Path, fed: Fed) -> None:
