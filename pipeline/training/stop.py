@@ -6,7 +6,7 @@
 
 A signal may reach one rank or all, at any moment, also inside a collective; to act on it there would leave the other
 ranks waiting (Lightning 2.6 broadcasts from its handler, and hangs when one rank alone is told). So ranks vote: about
-once a second each begins an all-reduce of its flag, on a group of its own on the CPU, and reads the result at the next
+twice a second each begins an all-reduce of its flag, on a group of its own on the CPU, and reads the result at the next
 vote, when it has long arrived. Nobody waits, all read the same, so all stop after the same step. When the next vote is
 follows from what they agreed on, too: the slowest rank's time for a step.
 """
@@ -28,7 +28,7 @@ from pipeline.training.checkpoint_callback import CheckpointCallback, is_inside_
 # "Temporary failure, try again" of sysexits.h: the run was told to stop and has saved; the same command goes on.
 EXIT_STOPPED = 75
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
-VOTE_EVERY_S = 1.0
+VOTE_EVERY_S = 0.5
 
 
 class Stopped(Exception):

@@ -115,7 +115,7 @@ def test_the_launcher_passes_a_signal_on_and_waits_until_it_is_saved(
 @pytest.mark.slow
 def test_told_one_rank_alone_the_launcher_starts_all_again_and_they_go_on(synthetic: DataSet, tmp_path: Path) -> None:
     """And with SIGKILL, and without a run_dir: the attempts share one folder, though each would take the next free."""
-    options = [f"data.path={synthetic.root}", *OPTIONS, "trainer.max_epochs=400"]
+    options = [f"data.path={synthetic.root}", *OPTIONS, "trainer.max_epochs=200"]
     process = start_launcher(tmp_path, *options, restarts=2)
     run_dir = tmp_path / "runs" / "0001"
     for number in (signal.SIGTERM, signal.SIGKILL):
