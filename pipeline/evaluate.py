@@ -129,6 +129,8 @@ def evaluate(config: EvaluateConfig, world: World) -> dict[str, Any]:
     finally:
         loader.close()
         reader.close()
+    # What was evaluated, for whoever finds the file.
+    metrics |= {"data": data_set.name, "split": wanted.name}
     if crops is not None:
         metrics["tta_crops"] = crops
     if world.rank == 0:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import copy
 import importlib
+import logging
 import warnings
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -80,6 +81,8 @@ def write_onnx(model: nn.Module, example: torch.Tensor, path: Path) -> Answer:
         raise UserError(
             f"format=onnx: needs the package {error.name}, which is not installed: pip install 'tarmac[export]'"
         ) from None
+    # It warns of every kind of operator that some other library, such as torchvision, would bring.
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with _quiet():
         torch.onnx.export(
             model,

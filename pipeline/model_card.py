@@ -18,7 +18,7 @@ from typing import Any
 
 from pipeline.card_config import CARD_SCHEMAS, CardConfig
 from pipeline.compose import compose, help_text, to_plain
-from pipeline.run_folder import CONFIG_FILE, EVALUATION_FILE, RUN_FILE, SUMMARY_FILE, read_json
+from pipeline.run_folder import CONFIG_FILE, EVALUATION_FILE, RUN_FILE, SUMMARY_FILE, TTA_FILE, read_json
 from pipeline.shards.errors import run_entry_point
 from pipeline.shards.publish import publish_bytes
 from pipeline.shards.task import Task
@@ -29,6 +29,7 @@ SUMMARY = """Write a page about a run's model: what it is, its data, its numbers
   python -m pipeline.model_card run=runs/0007"""
 
 RUN_CARD_FILE = "card.md"
+FACT_FILES = (RUN_FILE, SUMMARY_FILE, EVALUATION_FILE, TTA_FILE)
 # Names of classes that are listed; of more, the first.
 MOST_CLASSES = 50
 TRAINING = ("optimizer", "schedule", "objective", "augment", "batch")
@@ -53,11 +54,11 @@ def card_of(trained: Trained, *, file: Path | None = None, takes_images: bool = 
         file: the exported model that the page is beside; None: the page is about the run folder.
         takes_images: whether an exported program takes uint8 images.
     """
-    facts = {name: _read(trained.folder / name) for name in (RUN_FILE, SUMMARY_FILE, EVALUATION_FILE)}
+    facts = {name: _read(trained.folder / name) for name in FACT_FILES}
     sections = [
         ("", _what(trained)),
         ("Data", _data(trained, facts[SUMMARY_FILE])),
-        ("Numbers", _numbers(trained, facts[SUMMARY_FILE], facts[EVALUATION_FILE])),
+        ("Numbers", _numbers(trained, facts[SUMMARY_FILE], [facts[EVALUATION_FILE], facts[TTA_FILE]])),
         ("Training", _training(trained, facts[RUN_FILE], facts[SUMMARY_FILE])),
         ("Use", _use(trained, file, takes_images=takes_images)),
         ("What is not known", _unknown(trained)),
@@ -102,9 +103,12 @@ def _data(trained: Trained, summary: dict[str, Any]) -> Iterator[str]:
     yield from _table(("channel", "mean", "standard deviation"), rows)
 
 
-def _numbers(trained: Trained, summary: dict[str, Any], evaluation: dict[str, Any]) -> Iterator[str]:
+def _numbers(trained: Trained, summary: dict[str, Any], evaluations: list[dict[str, Any]]) -> Iterator[str]:
     at_end = {name.removeprefix("val/"): value for name, value in summary.items() if name.startswith("val/")}
-    columns = {"at the end of training": at_end, "by pipeline.evaluate": evaluation}
+    columns = {f"at the end of training, on {trained.facts.data_name}/{trained.config.data.val_split}": at_end}
+    for found in evaluations:
+        looks = f", averaged over {found['tta_crops']} crops" if "tta_crops" in found else ""
+        columns[f"evaluated on {found.get('data')}/{found.get('split')}{looks}"] = found
     columns = {title: _scalars(values) for title, values in columns.items() if values}
     if not columns:
         yield "None: the run has not ended, and was not evaluated."
@@ -113,7 +117,7 @@ def _numbers(trained: Trained, summary: dict[str, Any], evaluation: dict[str, An
     rows = ((name, *(_number(values.get(name)) for values in columns.values())) for name in names)
     yield from _table(("metric", *columns), rows)
     yield ""
-    yield f"Exact over the split `{trained.config.data.val_split}`, each image once, one training run, one seed."
+    yield "Exact over the split, each image once; one training run, one seed."
 
 
 def _training(trained: Trained, run: dict[str, Any], summary: dict[str, Any]) -> Iterator[str]:
@@ -126,7 +130,8 @@ def _training(trained: Trained, run: dict[str, Any], summary: dict[str, Any]) ->
         frozen = ", its body frozen" if config.init.freeze_body else ""
         rows.append(("started from", f"{config.init.run}, head {config.init.head.name}{frozen}"))
     if "wall_s" in summary:
-        rows.append(("time", f"{summary['wall_s']:,.0f} s on {summary.get('world_size', '?')} ranks"))
+        ranks = "1 rank" if summary["world_size"] == 1 else f"{summary['world_size']} ranks"
+        rows.append(("time", f"{summary['wall_s']:,.0f} s on {ranks}"))
     if versions := run.get("versions"):
         rows.append(("versions", ", ".join(f"{name} {value}" for name, value in versions.items())))
     if commit := run.get("git_commit"):

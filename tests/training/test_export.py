@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -14,13 +16,16 @@ from pipeline import export as export_command
 from pipeline.build_model import build_model
 from pipeline.compose import compose
 from pipeline.config import from_stored
+from pipeline.evaluate import evaluate
+from pipeline.evaluate_config import EVALUATE_SCHEMAS
 from pipeline.export import compare, export
 from pipeline.export_config import EXPORT_SCHEMAS
+from pipeline.model_card import card_of
 from pipeline.run_folder import read_stored_config
 from pipeline.shards.errors import UserError
 from pipeline.shards.manifest import DataSet
 from pipeline.trained import build_trained, open_trained
-from runs import train_here, weights_of
+from runs import ONE_RANK, train_here, weights_of
 from synthetic_data import VAL_SAMPLES
 from test_runs import all_samples
 
@@ -75,6 +80,7 @@ def test_safetensors_hold_the_very_weights_and_are_enough_to_go_on_without_run_a
         assert torch.equal(build_trained(again)(pixels), expected)
 
 
+@pytest.mark.slow
 def test_torch_export_runs_without_our_code_on_any_number_of_images(
     run: Path, synthetic: DataSet, tmp_path: Path
 ) -> None:
@@ -95,6 +101,7 @@ def test_without_normalisation_the_program_takes_normalised_pixels(
 
 
 @needs_onnx
+@pytest.mark.slow
 @pytest.mark.parametrize("normalise", ["true", "false"])
 def test_onnx_says_the_same_in_onnx_runtime(run: Path, synthetic: DataSet, tmp_path: Path, normalise: str) -> None:
     import onnx
@@ -159,6 +166,26 @@ def test_the_facts_and_the_card_are_beside_the_model(run: Path, synthetic: DataS
     assert f"| top1\\_frac | {summary['val/top1_frac']:.4f} |" in card
     assert 'torch.export.load("model.pt2")' in card
     assert all(f"## {name}" in card for name in ("Data", "Numbers", "Training", "Use", "What is not known", "Config"))
+
+
+def test_the_card_tells_numbers_with_what_they_were_measured_on(run: Path, synthetic: DataSet) -> None:
+    """And no number that was not measured; names of classes are text, whatever is in them."""
+    for options in ([], ["tta.crops=3"]):
+        evaluate(compose("evaluate", EVALUATE_SCHEMAS, [f"run={run}", "device=cpu", *options]), ONE_RANK)
+    card = card_of(open_trained(run))
+    assert f"evaluated on {synthetic.name}/val, averaged over 3 crops" in card
+    assert card.count(f"{synthetic.name}/val") == 3
+    trained = open_trained(run)
+    odd = dataclasses.replace(trained.facts, classes=("a|b", "<c>", "# d", "e", "f", "g", "h"))
+    text = card_of(dataclasses.replace(trained, facts=odd, folder=run))
+    assert "a\\|b; \\<c\\>; \\# d" in text
+
+
+def test_a_run_that_has_not_ended_has_no_numbers(run: Path, tmp_path: Path) -> None:
+    shutil.copytree(run, tmp_path / "run")
+    for name in ("summary.json", "evaluation.json", "evaluation-tta.json"):
+        (tmp_path / "run" / name).unlink(missing_ok=True)
+    assert "None: the run has not ended, and was not evaluated." in card_of(open_trained(tmp_path / "run"))
 
 
 def test_the_averaged_weights_are_exported_where_a_run_keeps_them(synthetic: DataSet, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
+from coco_data import make_coco
 from pipeline.build_model import build_model
 from pipeline.compose import compose
 from pipeline.config import from_stored
@@ -88,6 +89,7 @@ def test_the_number_of_images_in_a_pass_changes_nothing(photos: Path, run: Path)
         assert [score for _, score in top] == pytest.approx([score for _, score in together[path]], rel=1e-5)
 
 
+@pytest.mark.slow
 def test_the_command_leaves_rows_and_a_sheet_and_names_what_it_cannot_read(
     photos: Path, run: Path, tmp_path: Path
 ) -> None:
@@ -159,3 +161,13 @@ def test_files_come_in_their_order_and_as_often_as_named(photos: Path, run: Path
     found = list(predict(open_trained(run), find_images(config.images), config))
     assert [prediction.path for prediction in found] == names
     assert dict(found[0].top) == pytest.approx(dict(found[2].top), rel=1e-5)
+
+
+@pytest.mark.slow
+def test_of_several_labels_an_image_each_has_a_probability_of_its_own(tmp_path: Path) -> None:
+    data_set, labels = make_coco(tmp_path)
+    options = ["objective=binary_cross_entropy", "augment=none", "trainer.max_epochs=40", "optimizer.rate=0.02"]
+    train_here(data_set.root, tmp_path / "run", *options)
+    pictures = tmp_path / "root" / "val2017"
+    for number, top in enumerate(predict_here(tmp_path / "run", pictures, top=4).values()):
+        assert sorted(label for label, score in top if score > 0.5) == labels["val"][number]
