@@ -138,7 +138,8 @@ def report(results: Sequence[Result], config: SweepConfig, swept: Swept, folder:
     lines = lines_of(results, metric=metric)
     best = best_line(lines, higher=higher)
     header, rows = table_of(lines, metric=metric, best=best)
-    caption = caption_of(results, metric=metric, fixed=swept.fixed)
+    drawn = [axis.name for axis in swept.axes if isinstance(axis, DrawnAxis)]
+    caption = caption_of(results, metric=metric, fixed=swept.fixed, drawn=drawn)
     failed = [result for result in results if result.summary is None]
     lost = "".join(f"- failed: {r.number:04d} {options_text(r.options)}: {r.failure}\n" for r in failed)
     best_words = "best mean" if any(line.sd is not None for line in lines) else "best"
@@ -146,7 +147,6 @@ def report(results: Sequence[Result], config: SweepConfig, swept: Swept, folder:
     publish_bytes(folder / TABLE_FILE, (markdown_table(header, rows) + notes).encode())
     publish_bytes(folder / LINES_FILE, csv_text(*lines_table(lines, metric=metric)).encode())
     publish_bytes(folder / RUNS_FILE, csv_text(*runs_table(results, metric=metric)).encode())
-    drawn = [axis.name for axis in swept.axes if isinstance(axis, DrawnAxis)]
     panels = panels_of(results, metric=metric, higher=higher, drawn=drawn)
     files = f"{TABLE_FILE}, {LINES_FILE}, {RUNS_FILE}"
     if panels:

@@ -19,6 +19,8 @@ MAX_LINES = 7
 # Values that span such a factor or more are laid out by their logarithm.
 LOG_SPAN = 8.0
 MAX_TICKS = 9
+# Between series at one named value, in units of the distance between two values.
+SIDE_BY_SIDE = 0.08
 
 
 def panels_of(results: Sequence[Result], *, metric: str, higher: bool, drawn: Sequence[str] = ()) -> list[Panel]:
@@ -35,12 +37,13 @@ def panels_of(results: Sequence[Result], *, metric: str, higher: bool, drawn: Se
     return [_panel(lines, name, names, metric=metric, higher=higher, drawn=drawn) for name in names]
 
 
-def caption_of(results: Sequence[Result], *, metric: str, fixed: Sequence[str]) -> str:
+def caption_of(results: Sequence[Result], *, metric: str, fixed: Sequence[str], drawn: Sequence[str] = ()) -> str:
     """Return what was run, how often and with which seeds, and what the bars are."""
     failed = sum(metric_of(result, metric) is None for result in results)
     seeds = sorted({int(result.options[SEED]) for result in results if SEED in result.options})
     if len(seeds) > 1:
-        spread = f"{seeds_text(seeds)} for each configuration; joined are their means, bars from lowest to highest"
+        shown_as = "each a point" if drawn else "means over them, bars from lowest to highest"
+        spread = f"{seeds_text(seeds)} for each configuration, {shown_as}"
     else:
         given = next((option.partition("=")[2] for option in fixed if option.startswith(f"{SEED}=")), "0")
         spread = f"n = 1 seed ({seeds[0] if seeds else given}) for each configuration, so no spread"
@@ -73,23 +76,31 @@ def _panel(
     other = others[0] if len(others) == 1 else None
     as_lines = not drawn and (not others or (other is not None and _levels(lines, other) <= MAX_LINES))
     if as_lines:
-        series = [
-            _means(
-                [line for line in with_name if other is None or line.options.get(other) == value], name, places, factor
-            )
-            for value in _values(with_name, other)
-        ]
-        labels = ["" if other is None else f"{other}={value}" for value in _values(with_name, other)]
-        series = [_labelled(item, text) for item, text in zip(series, labels, strict=True)]
+        values = _values(with_name, other)
+        series = []
+        for number, value in enumerate(values):
+            inside = [line for line in with_name if other is None or line.options.get(other) == value]
+            # What has no scale is not joined; there the series stand side by side.
+            shift = SIDE_BY_SIDE * (number - (len(values) - 1) / 2) if _has_no_scale(axis) else 0.0
+            moved = {text: place + shift for text, place in places.items()}
+            words = "" if other is None else f"{other}={value}"
+            series.append(_means(inside, name, moved, factor, label=words, joined=not _has_no_scale(axis)))
     else:
         series = [_all_runs(with_name, name, places, factor)]
         if name not in drawn:
-            series.append(_best(with_name, name, places, factor, higher=higher))
+            series.append(_best(with_name, name, places, factor, higher=higher, joined=not _has_no_scale(axis)))
     ordered = as_lines and other is not None and _are_numbers(_values(with_name, other))
     return Panel(x=axis, y=Axis(label=label, unit=unit), series=series, ordered=ordered)
 
 
-def _means(lines: Sequence[Line], name: str, places: dict[str, float], factor: float) -> Series:
+def _has_no_scale(axis: Axis) -> bool:
+    """Tell whether an axis has its values one by one, as names, and not as numbers to scale."""
+    return axis.limits is not None
+
+
+def _means(
+    lines: Sequence[Line], name: str, places: dict[str, float], factor: float, *, label: str, joined: bool
+) -> Series:
     inside = sorted(lines, key=lambda line: places[line.options[name]])
     has_spread = any(len(line.values) > 1 for line in inside)
     return Series(
@@ -97,11 +108,9 @@ def _means(lines: Sequence[Line], name: str, places: dict[str, float], factor: f
         y=[factor * line.mean for line in inside],
         low=[factor * min(line.values) for line in inside] if has_spread else None,
         high=[factor * max(line.values) for line in inside] if has_spread else None,
+        label=label,
+        line=joined,
     )
-
-
-def _labelled(series: Series, label: str) -> Series:
-    return Series(x=series.x, y=series.y, low=series.low, high=series.high, label=label)
 
 
 def _all_runs(lines: Sequence[Line], name: str, places: dict[str, float], factor: float) -> Series:
@@ -109,14 +118,18 @@ def _all_runs(lines: Sequence[Line], name: str, places: dict[str, float], factor
     return Series(x=[x for x, _ in pairs], y=[y for _, y in pairs], line=False, label="a run", faint=True, colour=0)
 
 
-def _best(lines: Sequence[Line], name: str, places: dict[str, float], factor: float, *, higher: bool) -> Series:
+def _best(
+    lines: Sequence[Line], name: str, places: dict[str, float], factor: float, *, higher: bool, joined: bool
+) -> Series:
     best: dict[float, float] = {}
     pick = max if higher else min
     for line in lines:
         place = places[line.options[name]]
         best[place] = pick(best.get(place, line.mean), line.mean)
     x = sorted(best)
-    return Series(x=x, y=[factor * best[place] for place in x], label="best mean over the other options", colour=0)
+    return Series(
+        x=x, y=[factor * best[place] for place in x], label="best mean over the other options", colour=0, line=joined
+    )
 
 
 def _single_runs(results: Sequence[Result], *, metric: str) -> Panel:

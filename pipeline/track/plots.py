@@ -53,7 +53,8 @@ STYLE: Mapping[str, Any] = {
     "xtick.color": FAINT,
     "ytick.color": FAINT,
     "legend.fontsize": 8,
-    "legend.frameon": False,
+    "legend.edgecolor": "white",
+    "legend.framealpha": 0.6,
     "figure.facecolor": "white",
 }
 DPI = 150
