@@ -28,8 +28,8 @@ from pipeline.data_config import (
     WindowOrderConfig,
 )
 from pipeline.init_config import InitConfig
-from pipeline.model_config import MODEL_SCHEMAS, ModelConfig
-from pipeline.objective_config import OBJECTIVE_SCHEMAS, ObjectiveConfig
+from pipeline.model_config import MODEL_SCHEMAS, ModelConfig, PerceptronConfig
+from pipeline.objective_config import OBJECTIVE_SCHEMAS, BinaryCrossEntropyConfig, ObjectiveConfig
 from pipeline.optimizer_config import OPTIMIZER_SCHEMAS, EmaConfig, OptimizerConfig, ScheduleConfig
 from pipeline.shards.errors import UserError
 from pipeline.trainer_config import CheckpointConfig, TrainerConfig
@@ -99,6 +99,8 @@ class TrainConfig:
         require(fits, f"batch.micro_size={micro} is over batch.size={size}")
         scaled = isinstance(self.optimizer, OptimizerConfig) and self.optimizer.reference_batch is not None
         require(size != FULL_BATCH or not scaled, "optimizer.reference_batch: wants a number as batch.size, not full")
+        several = isinstance(self.model, PerceptronConfig) and isinstance(self.objective, BinaryCrossEntropyConfig)
+        require(not several, "model=perceptron: its rule knows one wanted class, binary_cross_entropy several")
 
 
 TRAIN_SCHEMAS = {

@@ -32,6 +32,7 @@ from pipeline.model_config import (
     Norm,
     PerceptronConfig,
 )
+from pipeline.shards.errors import UserError
 from tiny_data import ROOT
 
 Array = npt.NDArray[np.float64]
@@ -323,6 +324,34 @@ def test_every_model_is_built_without_memory_on_the_meta_device(
     assert model(torch.zeros(2, 12, device="meta")).shape == (2, 3)
 
 
+# torch warns of what its own tracer does with autograd functions.
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
+@pytest.mark.parametrize(
+    "config",
+    [
+        PerceptronConfig(),
+        MlpConfig(depth=2, width=16, norm=Norm.rms, skip=True, base_width=8),
+        BottleneckMlpConfig(depth=1, width=16, base_width=8),
+    ],
+)
+def test_every_model_compiles_and_exports_whole_with_equal_results(
+    config: PerceptronConfig | MlpConfig | BottleneckMlpConfig,
+) -> None:
+    """Traced without a break in the graph; the compiler behind it is left out."""
+    model = build_model(config, in_features=12, num_classes=3, seed=0)
+    torch.manual_seed(0)
+    inputs, labels = torch.randn(4, 12), torch.tensor([0, 1, 2, 1])
+    gradients = []
+    for run in (model, torch.compile(model, backend="aot_eager", fullgraph=True)):
+        model.zero_grad()
+        functional.cross_entropy(run(inputs), labels).backward()
+        gradients.append([parameter.grad.clone() for parameter in model.parameters()])
+    torch.testing.assert_close(*gradients)
+    assert any(gradient.count_nonzero() for gradient in gradients[0])
+    exported = torch.export.export(model.eval(), (inputs,)).module()
+    torch.testing.assert_close(exported(inputs), model(inputs))
+
+
 def test_a_model_of_175_billion_parameters_is_built_on_the_meta_device() -> None:
     config = BottleneckMlpConfig(depth=143, width=12_288)
     with torch.device("meta"):
@@ -343,8 +372,14 @@ def test_a_model_of_175_billion_parameters_is_built_on_the_meta_device() -> None
     ],
 )
 def test_options_that_make_no_sense_are_refused(option: str, told: str) -> None:
-    with pytest.raises(Exception, match=told):
+    with pytest.raises(UserError, match=told):
         compose("train", TRAIN_SCHEMAS, ["data.path=x", "model=mlp", "model.base_width=8", option])
+
+
+def test_a_perceptron_takes_no_objective_of_several_wanted_classes() -> None:
+    options = ["data.path=x", "model=perceptron", "objective=binary_cross_entropy"]
+    with pytest.raises(UserError, match="one wanted class"):
+        compose("train", TRAIN_SCHEMAS, options)
 
 
 MLP_OPTIONS = [
