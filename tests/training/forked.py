@@ -9,6 +9,7 @@ A start takes half a second instead of five, so a test can afford many real kill
 
 from __future__ import annotations
 
+import functools
 import multiprocessing
 import os
 import signal
@@ -18,7 +19,10 @@ import time
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
-DEADLINE_S = 120.0
+from waiting import wait_until
+
+DEADLINE_S = 300.0
+wait_long = functools.partial(wait_until, patience_s=DEADLINE_S)
 
 _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(["pipeline.train"])

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import torch
 
+from forked import DEADLINE_S, wait_long
 from pipeline.shards.errors import UserError
 from pipeline.shards.manifest import DataSet
 from pipeline.training.background import BackgroundWriter, Snapshot, is_finite
@@ -30,7 +31,6 @@ from pipeline.training.checkpoint import (
 )
 from runs import SMALL, assert_equal_weights, metric_rows, train_here
 from tiny_data import ROOT, command
-from waiting import DEADLINE_S, wait_until
 
 
 def kept(run_dir: Path) -> list[int]:
@@ -185,7 +185,7 @@ def test_two_processes_do_not_train_in_one_folder(synthetic: DataSet, tmp_path: 
     options = [f"data.path={synthetic.root}", f"run_dir={tmp_path / 'run'}", *SMALL, "trainer.max_epochs=100000"]
     process = start_training(tmp_path, *options)
     try:
-        wait_until(lambda: (tmp_path / "run" / "checkpoints").exists(), what="a first checkpoint")
+        wait_long(lambda: (tmp_path / "run" / "checkpoints").exists(), what="a first checkpoint")
         with pytest.raises(UserError, match=rf"process {process.pid} on .* is training there now"):
             train_here(synthetic.root, tmp_path / "run", "trainer.max_epochs=100000")
     finally:
@@ -234,16 +234,16 @@ def test_training_outlasts_a_full_disk_and_then_saves_again(
     run_dir, ballast = small_disk / "run", small_disk / "ballast"
     process = start_training(tmp_path, *options, f"run_dir={run_dir}")
     try:
-        wait_until(lambda: len(kept(run_dir)) == 2, what="two checkpoints")
+        wait_long(lambda: len(kept(run_dir)) == 2, what="two checkpoints")
         fill(ballast)
-        wait_until(lambda: "could not be saved (" in (tmp_path / "log").read_text(), what="a warning")
+        wait_long(lambda: "could not be saved (" in (tmp_path / "log").read_text(), what="a warning")
         assert kept(run_dir)
         assert all(is_whole(path) for _, path in stored_checkpoints(run_dir / "checkpoints"))
         at_full_disk = kept(run_dir)[-1]
-        wait_until(lambda: "metrics.jsonl cannot be written" in (tmp_path / "log").read_text(), what="the other one")
+        wait_long(lambda: "metrics.jsonl cannot be written" in (tmp_path / "log").read_text(), what="the other one")
         ballast.unlink()
-        wait_until(lambda: kept(run_dir)[-1] > at_full_disk, what="a checkpoint after room was made")
-        wait_until(lambda: metric_rows(run_dir)[-1]["step"] > at_full_disk, what="rows after room was made")
+        wait_long(lambda: kept(run_dir)[-1] > at_full_disk, what="a checkpoint after room was made")
+        wait_long(lambda: metric_rows(run_dir)[-1]["step"] > at_full_disk, what="rows after room was made")
         assert process.poll() is None
     finally:
         process.kill()

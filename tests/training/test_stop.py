@@ -9,14 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from forked import exit_codes, fork_ranks
+from forked import DEADLINE_S, exit_codes, fork_ranks, wait_long
 from pipeline.shards.manifest import DataSet
 from pipeline.training.checkpoint import stored_checkpoints
 from pipeline.training.stop import EXIT_STOPPED, Vote
 from runs import SMALL, assert_equal_weights, sample_ids
 from started import processes_in
 from tiny_data import ROOT, command
-from waiting import DEADLINE_S, wait_until
 
 # 100 samples in batches of 12: 8 steps an epoch. Signals come after the first epoch; none of the checkpoints falls
 # on a step of its own but those that a stop makes.
@@ -53,7 +52,7 @@ def test_stopped_by_a_signal_and_gone_on_twice_the_run_ends_bit_equal(
     for _ in range(2):
         reached = max(steps_of(run_dir), default=0)
         ranks = fork_ranks(num_ranks, log, *options, f"run_dir={run_dir}")
-        wait_until(lambda reached=reached: max(steps_of(run_dir), default=0) > reached + 8, what="an epoch")
+        wait_long(lambda reached=reached: max(steps_of(run_dir), default=0) > reached + 8, what="an epoch")
         for rank in told:
             pid = ranks[rank].pid
             assert pid is not None
@@ -103,7 +102,7 @@ def test_the_launcher_passes_a_signal_on_and_waits_until_it_is_saved(
     process = start_launcher(
         tmp_path, f"data.path={synthetic.root}", "run_dir=run", *OPTIONS, "trainer.max_epochs=100000"
     )
-    wait_until(lambda: len(steps_of(tmp_path / "run")) > 1, what="two epochs")
+    wait_long(lambda: len(steps_of(tmp_path / "run")) > 1, what="two epochs")
     process.send_signal(number)
     output, _ = process.communicate(timeout=DEADLINE_S)
     assert process.returncode == 128 + number, output
@@ -120,14 +119,14 @@ def test_told_one_rank_alone_the_launcher_starts_all_again_and_they_go_on(synthe
     run_dir = tmp_path / "runs" / "0001"
     for number in (signal.SIGTERM, signal.SIGKILL):
         reached = max(steps_of(run_dir), default=0)
-        wait_until(
+        wait_long(
             lambda reached=reached: max(steps_of(run_dir), default=0) > reached + 8 and len(ranks_in(tmp_path)) == 2,
             what="an epoch",
         )
         before = ranks_in(tmp_path)
         os.kill(before[1], number)
-        wait_until(lambda before=before: not {*before.values()} & {*ranks_in(tmp_path).values()}, what="their end")
-    output, _ = process.communicate(timeout=2 * DEADLINE_S)
+        wait_long(lambda before=before: not {*before.values()} & {*ranks_in(tmp_path).values()}, what="their end")
+    output, _ = process.communicate(timeout=DEADLINE_S)
     assert process.returncode == 0, output
     assert output.count("going on with runs/0001 after step") == 2
     assert [path.name for path in (tmp_path / "runs").iterdir() if not path.is_symlink()] == ["0001"]
