@@ -5,6 +5,7 @@
 
 Each row starts ranks under torchrun, as training does. Each rank trains a tiny model first, so that libraries are
 loaded, and then the case's; what it has for itself (RssAnon in /proc/self/status) is looked at every 2 ms by a thread.
+MALLOC_MMAP_THRESHOLD_ is set, so that memory which tensors give back is given back to the system.
 Measured is the greatest growth since the tiny run, of the rank that grew most. The forecast is that of
 `python -m pipeline.plan` for the same options.
 """
@@ -40,6 +41,7 @@ STEPS = 4
 RESOLUTION = 64
 COMMON = (
     *("trainer.device=cpu", "logger=none", "trainer.measure_bound=false", "augment=flip_crop", "data.check=sizes"),
+    "checkpoint.background=false",
     f"trainer.max_steps={STEPS}",
 )
 TINY = ("model=mlp", "model.hidden=[8]", "batch.size=8", "evaluation.slots_per_rank=8", "optimizer=sgd")
@@ -62,6 +64,10 @@ CASES = {
     "one rank, SGD": Case(ranks=1, options=(*BOTTLENECK, "batch.size=512", "optimizer=sgd")),
     "one rank, accumulating": Case(ranks=1, options=(*BOTTLENECK, "batch.size=1024", "batch.micro_size=256")),
     "one rank, recomputing": Case(ranks=1, options=(*DEEP, "batch.size=1024", "trainer.activation_checkpointing=true")),
+    "one rank, copy for checkpoints": Case(
+        ranks=1,
+        options=(*BOTTLENECK, "batch.size=1024", "checkpoint.background=true", f"checkpoint.every_steps={STEPS // 2}"),
+    ),
     "one rank, evaluation": Case(ranks=1, options=(*BOTTLENECK[:3], "batch.size=32", "evaluation.slots_per_rank=4000")),
     "ddp, 2 ranks": Case(ranks=2, options=(*BOTTLENECK, "batch.size=1024")),
     "ddp, 2 ranks, weights": Case(ranks=2, options=(*WIDE, "batch.size=128")),
@@ -146,7 +152,7 @@ def watched(case: Case, data: Path, folder: Path) -> int:
         *(sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={case.ranks}"),
         *("-m", "benchmarks.plan_memory", "--rank", str(folder), f"data.path={data}", *COMMON, *case.options),
     ]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MALLOC_MMAP_THRESHOLD_": "131072"}
     ended = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True)
     if ended.returncode:
         raise RuntimeError(f"{' '.join(command)} exited with {ended.returncode}:\n{ended.stderr}")

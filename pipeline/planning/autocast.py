@@ -5,21 +5,19 @@
     copies.clear()                                  # the end of a forward pass
 
 As `torch.autocast` does: weights are cast once in a forward pass and the copies are kept for the backward pass; what
-follows a product goes on in bfloat16; on a GPU layer norms and softmax take and give float32. (torch/amp documentation,
+follows a product goes on in bfloat16; on a GPU layer norms take and give float32. (torch/amp documentation,
 "Autocast Op Reference".) It is done to layers, so that it holds as well where a block is computed again.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
 
 import torch
 from torch import nn
 from torch.nn import functional
 
 Copies = dict[int, torch.Tensor]
-FLOAT_ON_GPU = (nn.LayerNorm, nn.Softmax)
 
 
 def cast_products(model: nn.Module, *, on_cpu: bool) -> Copies:
@@ -28,8 +26,8 @@ def cast_products(model: nn.Module, *, on_cpu: bool) -> Copies:
     for module in model.modules():
         if isinstance(module, nn.Linear):
             module.forward = functools.partial(_product, module, copies)  # type: ignore[method-assign]
-        elif isinstance(module, FLOAT_ON_GPU) and not on_cpu:
-            module.forward = functools.partial(_in_float, module.forward)
+        elif isinstance(module, nn.LayerNorm) and not on_cpu:
+            module.forward = functools.partial(_norm_in_float, module)  # type: ignore[method-assign]
     return copies
 
 
@@ -41,5 +39,6 @@ def _product(layer: nn.Linear, copies: Copies, inputs: torch.Tensor) -> torch.Te
     return functional.linear(inputs.bfloat16(), *(copies[id(part)] for part in parts))
 
 
-def _in_float(forward: Callable[[torch.Tensor], torch.Tensor], inputs: torch.Tensor) -> torch.Tensor:
-    return forward(inputs.float())
+def _norm_in_float(layer: nn.LayerNorm, inputs: torch.Tensor) -> torch.Tensor:
+    weight, bias = (None if part is None else part.float() for part in (layer.weight, layer.bias))
+    return functional.layer_norm(inputs.float(), layer.normalized_shape, weight, bias, layer.eps)

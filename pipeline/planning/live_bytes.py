@@ -26,11 +26,11 @@ from torch.utils.weak import WeakIdKeyDictionary
 aten = torch.ops.aten
 
 
-class LiveBytes(TorchDispatchMode):
+class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts while it is entered; tensors that were there before count where `add` is told of them."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.live_bytes = self.peak_bytes = self.product_flop = 0
         self._known = WeakIdKeyDictionary()
 
@@ -78,4 +78,4 @@ def product_flop(operation: Any, arguments: Any) -> int:
         left, right = arguments[1:3]
     else:
         return 0
-    return 2 * left.shape[0] * left.shape[1] * right.shape[1]
+    return int(2 * left.shape[0] * left.shape[1] * right.shape[1])

@@ -4,8 +4,7 @@
     memory.parts["activations"]         # what the forward pass keeps for the backward pass
     memory.peak_bytes                   # the most at any moment: of a step, its update, or an evaluation
 
-Where replicated (DDP), gradients lie in buckets that stay; in the second step the buckets are made anew, in the order
-in which gradients came, while the first step's are still there: twice the gradients, once, which is the peak.
+Where replicated (DDP), gradients lie in buckets that stay, so that a gradient is there twice until it is in its bucket.
 Where sharded (FSDP2), a rank keeps a part of weights, gradients and optimiser state. Stem and head are gathered from
 the forward pass to the end of the backward pass; of the blocks two at a time, the one that computes and the one that is
 gathered ahead, and in the backward pass their gradients, whole, until they are summed.
@@ -90,12 +89,15 @@ class RankMemory:
         return max(self.moments, key=lambda name: self.moments[name])
 
 
-def rank_memory(model: ModelBytes, step: StepBytes, *, way: Way, ranks: int, copy: int = 0) -> RankMemory:
+def rank_memory(
+    model: ModelBytes, step: StepBytes, *, way: Way, ranks: int, copy: int = 0, whole: int = 0
+) -> RankMemory:
     """Return the memory of a rank.
 
     Args:
         ranks: that share one copy of the model, where it is sharded.
         copy: bytes that the rank keeps to write checkpoints from; it is whole, sharded or not.
+        whole: bytes that the rank gathers for a checkpoint.
     """
     shards = ranks if way is Way.fsdp else 1
     weights, gradients, state, average = (
@@ -104,10 +106,7 @@ def rank_memory(model: ModelBytes, step: StepBytes, *, way: Way, ranks: int, cop
     kept = weights + state + average + step.images + copy
     forward, backward = gradients + step.forward, gradients + step.backward
     working: dict[str, int] = {}
-    if way is Way.ddp:
-        working["gradients' buckets made anew, once"] = gradients
-        forward += gradients
-    elif way is Way.fsdp:
+    if way is Way.fsdp:
         block, outer = (round(size * model.gathered_frac) for size in (model.block_weights, model.outer_weights))
         working["weights gathered"] = outer + 2 * block
         forward += outer + 2 * block
@@ -124,6 +123,7 @@ def rank_memory(model: ModelBytes, step: StepBytes, *, way: Way, ranks: int, cop
     }
     moments = {
         "a step": kept + max(forward, backward),
+        **({"a checkpoint": kept + whole} if whole else {}),
         "the update": kept + gradients + -(-model.update // shards),
         "evaluation": kept + gradients + step.evaluation,
     }

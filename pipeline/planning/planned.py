@@ -20,6 +20,7 @@ from pipeline.build_optimizer import build_optimizer
 from pipeline.data.host_load import HostLoad
 from pipeline.data.loader import HELD_BATCHES
 from pipeline.model.blocks import wrappable_blocks
+from pipeline.optimizer_config import AdamWConfig, SgdConfig
 from pipeline.plan_config import PlanConfig
 from pipeline.planning.autocast import cast_products
 from pipeline.planning.data_facts import DataFacts
@@ -79,16 +80,20 @@ class RankStudy:
         way, slots = way or self.way, slots or self.batch.micro_slots_per_rank
         recomputed = self.recomputed if recomputed is None else recomputed
         zeroed = way is Way.plain and self.batch.micro_batches == 1
-        passes, rehearsal = self.passes(slots, recomputed, zeroed), self.rehearsal(recomputed)
+        gathered = way is Way.fsdp
+        passes, rehearsal = self.passes(slots, recomputed, zeroed, gathered), self.rehearsal(recomputed, gathered)
         step = StepBytes(
             saved=passes.saved_bytes,
             forward=passes.forward_bytes - rehearsal.gradient_bytes,
             backward=passes.backward_bytes - rehearsal.gradient_bytes,
-            evaluation=self._evaluation_bytes,
+            evaluation=rehearsal.evaluation_bytes(slots=self.config.evaluation.slots_per_rank),
             images=self.images_bytes(slots) if self.on_cpu else DEVICE_BATCHES * slots * self.image_bytes,
         )
+        model = self.model_bytes
+        # On a GPU these lie in the host's memory.
         copy = self.copy_bytes if self.on_cpu else 0
-        return rank_memory(self.model_bytes, step, way=way, ranks=self.shard_ranks, copy=copy)
+        whole = model.weights + model.state + model.average if self.on_cpu and way is Way.fsdp else 0
+        return rank_memory(model, step, way=way, ranks=self.shard_ranks, copy=copy, whole=whole)
 
     def images_bytes(self, slots: int) -> int:
         """Return what the loaders of training and of evaluation hold in a host's memory, for one rank."""
@@ -111,24 +116,24 @@ class RankStudy:
             gradients=rehearsal.gradient_bytes,
             state=rehearsal.state_bytes,
             average=rehearsal.weight_bytes if averaged else 0,
-            update=rehearsal.update_bytes,
+            # Of these torch has one kernel for the whole update, which holds nothing; not on the meta device.
+            update=0 if isinstance(self.config.optimizer, SgdConfig | AdamWConfig) else rehearsal.update_bytes,
             block_weights=max(of_blocks, default=0),
             outer_weights=rehearsal.weight_bytes - sum(of_blocks),
             gathered_frac=0.5 if self.bf16 else 1.0,
         )
 
-    @functools.cached_property
-    def _evaluation_bytes(self) -> int:
-        return self.rehearsal(self.recomputed).evaluation_bytes(slots=self.config.evaluation.slots_per_rank)
+    def _passes(self, slots: int, recomputed: bool, zeroed: bool, gathered: bool = False) -> Passes:
+        return self.rehearsal(recomputed, gathered).passes(slots=slots, zeroed=zeroed)
 
-    def _passes(self, slots: int, recomputed: bool, zeroed: bool) -> Passes:
-        return self.rehearsal(recomputed).passes(slots=slots, zeroed=zeroed)
-
-    def _rehearsal(self, recomputed: bool) -> Rehearsal:
+    def _rehearsal(self, recomputed: bool, gathered: bool = False) -> Rehearsal:
+        """Rehearse on whole weights, or on those that a sharded model gathers, which are in bfloat16 already."""
         config, data = self.config, self.data
         in_features = math.prod(data.image_shape)
         with META:
             model = build_model(config.model, in_features=in_features, num_classes=data.num_classes, seed=config.seed)
+        if gathered and self.bf16:
+            model = model.bfloat16()
         copies = cast_products(model, on_cpu=self.on_cpu) if self.bf16 else None
         if recomputed:
             checkpoint_activations(wrappable_blocks(model))

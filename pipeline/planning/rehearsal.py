@@ -12,6 +12,7 @@ new block, norm, objective or optimiser needs no line here.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
@@ -111,6 +112,7 @@ class Rehearsal:
             product_flop=followed.product_flop,
         )
 
+    @functools.cache  # noqa: B019
     def evaluation_bytes(self, *, slots: int) -> int:
         """Return the most at any moment of a pass without gradients, beside weights, gradients and optimiser state."""
         followed = self._follow()

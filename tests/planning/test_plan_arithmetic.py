@@ -68,9 +68,11 @@ def test_one_rank_holds_the_sum_of_its_parts() -> None:
     assert sum(memory.parts.values()) == 1000 + 1000 + 2000 + 600 + 30
 
 
-def test_a_replica_holds_its_gradients_twice_once() -> None:
+def test_a_replica_holds_what_one_rank_holds_and_a_shard_gathers_for_a_checkpoint() -> None:
     plain, ddp = (rank_memory(MODEL, STEP, way=way, ranks=ranks) for way, ranks in ((Way.plain, 1), (Way.ddp, 8)))
-    assert ddp.peak_bytes == plain.peak_bytes + MODEL.gradients
+    assert ddp == plain
+    fsdp = rank_memory(MODEL, STEP, way=Way.fsdp, ranks=8, whole=3000)
+    assert fsdp.moments["a checkpoint"] == 3000 // 8 + 30 + 3000
 
 
 def test_a_shard_goes_towards_what_is_gathered_and_kept_for_the_batch() -> None:
