@@ -64,7 +64,7 @@ def main(argv: list[str]) -> int:
     for name in options.only:
         chosen = CANDIDATES[name]
         with tempfile.TemporaryDirectory() as folder:
-            multiprocessing.spawn(_train, args=(options, chosen, Path(folder)), nprocs=options.ranks)  # type: ignore[no-untyped-call]
+            multiprocessing.spawn(_train, args=(options, chosen, Path(folder)), nprocs=options.ranks)  # type: ignore[attr-defined, no-untyped-call]
             results = [torch.load(path, weights_only=True) for path in Path(folder).glob("*.pt")]
         # An update ends when the last rank's does.
         seconds = [max(times) for times in zip(*(result["seconds"] for result in results), strict=True)]

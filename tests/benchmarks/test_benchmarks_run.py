@@ -35,11 +35,17 @@ IN_FOLDER = ["--jpegs", "{folder}/jpegs.tar", "--cache", "{folder}"]
             4,
         ),
         ("train_wait", ["--samples", "300", "--steps", "3", "--ranks", "1", "--cache", "{folder}"], 2),
+        ("step_overhead", ["--samples", "600", "--steps", "30", "--cache", "{folder}", "batch.size=16"], 3),
         ("prepare", ["--samples", "50", "--jpegs", ""], 2),
         ("prepare_limits", ["--images", "20", "--jpegs", "{folder}/jpegs.tar"], 8),
         ("memory", ["--samples", "100", "3000", "--seconds", "60", "--cache", "{folder}"], 2),
         ("decode", ["--images", "3", "--resolutions", "32", "--jpegs", ""], 11),
         ("optimizers", ["--width", "8", "--features", "12", "--batch-size", "4", "--steps", "1", "--repeats", "1"], 6),
+        (
+            "strategies",
+            ["--depth", "1", "--width", "8", "--features", "12", "--classes", "3", "--only", "fsdp"],
+            1,
+        ),
         ("listing", ["--classes", "5", "--images", "20", "--threads", "1", "2", "--cache", "{folder}"], 5),
     ],
 )
