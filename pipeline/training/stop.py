@@ -16,6 +16,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+from contextlib import suppress
 from types import FrameType, TracebackType
 from typing import Any, Self
 
@@ -56,8 +57,14 @@ class StopSignals:
         self.received = 0
         self.received_s = 0.0
         self._before: dict[signal.Signals, Any] = {}
+        self._arrivals: tuple[int, int] | None = None
+        self._wakeup_before = -1
 
     def __enter__(self) -> Self:
+        self._arrivals = os.pipe()
+        for descriptor in self._arrivals:
+            os.set_blocking(descriptor, False)
+        self._wakeup_before = signal.set_wakeup_fd(self._arrivals[1], warn_on_full_buffer=False)
         for number in STOP_SIGNALS:
             if signal.getsignal(number) is not signal.SIG_IGN:
                 self._before[number] = signal.signal(number, self._note)
@@ -70,8 +77,23 @@ class StopSignals:
             return  # the launcher may send a signal once more while this process ends in its own way
         for number, handler in self._before.items():
             signal.signal(number, handler)
+        signal.set_wakeup_fd(self._wakeup_before)
+        arrivals, self._arrivals = self._arrivals, None
+        for descriptor in arrivals or ():
+            os.close(descriptor)
         if self.received and kind is not None:
             os.kill(os.getpid(), self.received)  # we fail, and somebody wants us gone: not for another 30 s
+
+    def look(self) -> None:
+        """Let `received` tell of a signal that has arrived, from another thread.
+
+        Python runs handlers between the main thread's instructions, so never while that waits in a collective.
+        """
+        if self._arrivals is not None and not self.received:
+            with suppress(OSError):
+                found = [number for number in os.read(self._arrivals[0], 64) if number in STOP_SIGNALS]
+                if found:
+                    self.received, self.received_s = found[0], time.monotonic()
 
     def _note(self, number: int, _: FrameType | None) -> None:
         self.received, self.received_s = number, time.monotonic()
