@@ -72,6 +72,7 @@ CASES = {
     "ddp, 2 ranks": Case(ranks=2, options=(*BOTTLENECK, "batch.size=1024")),
     "ddp, 2 ranks, weights": Case(ranks=2, options=(*WIDE, "batch.size=128")),
     "fsdp, 2 ranks": Case(ranks=2, options=(*DEEP, "batch.size=1024", "trainer.strategy=fsdp")),
+    "fsdp, 2 ranks, activations": Case(ranks=2, options=(*DEEP, "batch.size=2048", "trainer.strategy=fsdp")),
     "fsdp, 2 ranks, recomputing": Case(
         ranks=2,
         options=(*DEEP, "batch.size=1024", "trainer.strategy=fsdp", "trainer.activation_checkpointing=true"),

@@ -90,7 +90,7 @@ class RankMemory:
 
 
 def rank_memory(
-    model: ModelBytes, step: StepBytes, *, way: Way, ranks: int, copy: int = 0, whole: int = 0
+    model: ModelBytes, step: StepBytes, *, way: Way, ranks: int, copy: int = 0, whole: int = 0, zeroed: bool = True
 ) -> RankMemory:
     """Return the memory of a rank.
 
@@ -98,6 +98,7 @@ def rank_memory(
         ranks: that share one copy of the model, where it is sharded.
         copy: bytes that the rank keeps to write checkpoints from; it is whole, sharded or not.
         whole: bytes that the rank gathers for a checkpoint.
+        zeroed: whether, where sharded, the gradients of before are gone when the backward pass begins.
     """
     shards = ranks if way is Way.fsdp else 1
     weights, gradients, state, average = (
@@ -110,7 +111,7 @@ def rank_memory(
         block, outer = (round(size * model.gathered_frac) for size in (model.block_weights, model.outer_weights))
         working["weights gathered"] = outer + 2 * block
         forward += outer + 2 * block
-        backward += 2 * outer + 4 * block
+        backward += 2 * outer + 4 * block - (gradients if zeroed else 0)
     parts = {
         "weights": weights,
         "gradients": gradients,

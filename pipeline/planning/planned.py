@@ -93,7 +93,9 @@ class RankStudy:
         # On a GPU these lie in the host's memory.
         copy = self.copy_bytes if self.on_cpu else 0
         whole = model.weights + model.state + model.average if self.on_cpu and way is Way.fsdp else 0
-        return rank_memory(model, step, way=way, ranks=self.shard_ranks, copy=copy, whole=whole)
+        return rank_memory(
+            model, step, way=way, ranks=self.shard_ranks, copy=copy, whole=whole, zeroed=self.batch.micro_batches == 1
+        )
 
     def images_bytes(self, slots: int) -> int:
         """Return what the loaders of training and of evaluation hold in a host's memory, for one rank."""
