@@ -17,7 +17,8 @@ DEFAULT_RUN := $(if $(or $(findstring run=,$(ARGS)),$(findstring --help,$(ARGS))
 
 export NPROC
 .DEFAULT_GOAL := help
-.PHONY: help setup prepare-data train evaluate plan inspect verify repair test check fix bench clean
+.PHONY: help setup prepare-data train evaluate predict export card plan inspect sweep rate-test batch-finder coord-check
+.PHONY: verify repair test check fix bench clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /|/' | awk -F'|' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -34,7 +35,28 @@ train: $(VENV)/runtime.stamp $(DEFAULT_DATA) ## train and evaluate; one rank a G
 evaluate: $(VENV)/runtime.stamp $(DEFAULT_RUN) ## evaluate a run, by default the latest
 	@$(BIN)/python -m pipeline.launch pipeline.evaluate $(ARGS)
 
-plan: $(VENV)/runtime.stamp $(DEFAULT_DATA) ## say what a run would read, hold and shuffle, before it starts
+predict: $(VENV)/runtime.stamp $(DEFAULT_RUN) ## say what images show: ARGS="images=[photos]"
+	@$(BIN)/python -m pipeline.predict $(ARGS)
+
+export: $(VENV)/runtime.stamp $(DEFAULT_RUN) ## a run's model as safetensors, ONNX or torch.export: ARGS="out=exports/mine"
+	@$(BIN)/python -m pipeline.export $(ARGS)
+
+card: $(VENV)/runtime.stamp $(DEFAULT_RUN) ## a page about a run's model
+	@$(BIN)/python -m pipeline.model_card $(ARGS)
+
+sweep: $(VENV)/runtime.stamp $(DEFAULT_DATA) ## many runs, their table and plot: ARGS="optimizer.rate=0.001,0.01 seed=0,1,2"
+	@$(BIN)/python -m pipeline.sweep $(ARGS)
+
+rate-test: $(VENV)/runtime.stamp $(DEFAULT_DATA) ## find the learning rates that a model bears
+	@$(BIN)/python -m pipeline.rate_test $(ARGS)
+
+batch-finder: $(VENV)/runtime.stamp $(DEFAULT_DATA) ## find the largest batch that fits
+	@$(BIN)/python -m pipeline.batch_finder $(ARGS)
+
+coord-check: $(VENV)/runtime.stamp ## compare updates over width, without and with width transfer
+	@$(BIN)/python -m pipeline.coord_check $(ARGS)
+
+plan: $(VENV)/runtime.stamp $(DEFAULT_DATA) ## say what a run would read, hold, take and cost, before it starts
 	@$(BIN)/python -m pipeline.plan $(ARGS)
 
 inspect: $(VENV)/runtime.stamp $(if $(findstring run=,$(ARGS)),,$(DEFAULT_DATA)) ## show the images and labels of any step: ARGS="run=runs/0001 step=12"
@@ -62,7 +84,10 @@ fix: $(VENV)/dev.stamp ## let the linter and the formatter edit the code
 bench: $(VENV)/dev.stamp ## run the benchmarks; see benchmarks/README.md
 	@$(BIN)/python -m benchmarks.loader $(ARGS)
 	@$(BIN)/python -m benchmarks.train_wait
+	@$(BIN)/python -m benchmarks.step_overhead
+	@$(BIN)/python -m benchmarks.optimizers
 	@$(BIN)/python -m benchmarks.encoded
+	@$(BIN)/python -m benchmarks.remote
 	@$(BIN)/python -m benchmarks.larger_than_memory
 	@$(BIN)/python -m benchmarks.decode
 	@$(BIN)/python -m benchmarks.prepare_limits
