@@ -20,6 +20,7 @@ from pipeline.inspect_config import INSPECT_SCHEMAS
 from pipeline.plan_config import PLAN_SCHEMAS
 from pipeline.predict_config import PREDICT_SCHEMAS
 from pipeline.shards.errors import UserError
+from pipeline.sweep_config import BATCH_FINDER_SCHEMAS, RATE_TEST_SCHEMAS, SWEEP_SCHEMAS
 from tiny_data import ROOT, run_module
 
 COMMANDS: dict[str, Schemas] = {
@@ -33,6 +34,9 @@ COMMANDS: dict[str, Schemas] = {
     "plan": PLAN_SCHEMAS,
     "inspect": INSPECT_SCHEMAS,
     "coord_check": COORD_CHECK_SCHEMAS,
+    "sweep": SWEEP_SCHEMAS,
+    "rate_test": RATE_TEST_SCHEMAS,
+    "batch_finder": BATCH_FINDER_SCHEMAS,
 }
 REFUSED = [
     ("prepare", "sead=1", "'sead'.*did you mean seed"),
