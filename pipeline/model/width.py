@@ -17,8 +17,8 @@ Tensor Programs V (arXiv 2203.03466), table 8: with m, a model's width over that
 each relative to the narrow model, whose own numbers (m = 1) are those of an ordinary model. The multiplier is a module
 before the last layer, `WidthMultiplier`; as it knows m, the rest follows from the tree of modules. Momentum is free;
 Adam's epsilon must stay small beside gradients, which shrink as 1/m; the optimisers' decay is divided by the same
-factor as the rate is multiplied by, so that their product stays (arXiv 2405.13698). An optimiser whose update has one spectral norm for any width, as Muon's has,
-wants 1 where the table says 1/m (arXiv 2310.17813, condition 1).
+factor as the rate is multiplied by, so that their product stays (arXiv 2405.13698). An optimiser whose update has one
+spectral norm for any width, as Muon's has, wants 1 where the table says 1/m (arXiv 2310.17813, condition 1).
 """
 
 from __future__ import annotations
