@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import signal
 
 import hypothesis
 import pytest
@@ -19,6 +20,11 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("untimed")
 # Tiny tensors gain nothing from threads, and ranks beside them lose.
 torch.set_num_threads(1)
+
+# What a shell or nohup has made the tests ignore, the processes that they start would ignore too.
+for _number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
+    if signal.getsignal(_number) is signal.SIG_IGN:
+        signal.signal(_number, signal.default_int_handler if _number == signal.SIGINT else signal.SIG_DFL)
 
 
 @pytest.fixture(scope="session")

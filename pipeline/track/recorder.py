@@ -231,16 +231,19 @@ class SampleIdLog(pl.Callback):
 
     def __init__(self, folder: Path, *, rank: int, resume_step: int) -> None:
         self.path = folder / f"sample_ids.rank{rank}.jsonl"
-        kept: list[str] = []
+        kept_bytes = 0
         if self.path.exists():
-            for line in self.path.read_text().splitlines():
+            for line in self.path.read_bytes().splitlines(keepends=True):
                 try:
-                    if json.loads(line)["step"] <= resume_step:
-                        kept.append(line)
+                    is_kept = line.endswith(b"\n") and json.loads(line)["step"] <= resume_step
                 except ValueError:  # torn by a kill
+                    is_kept = False
+                if not is_kept:
                     break
-        self._stream: TextIO = self.path.open("w")
-        self._stream.writelines(f"{line}\n" for line in kept)
+                kept_bytes += len(line)
+        # Cut in place: a file written anew is empty for a moment, in which this process may be killed.
+        self._stream: TextIO = self.path.open("a")
+        self._stream.truncate(kept_bytes)
         self._ids: list[int] = []
 
     def on_train_batch_end(
