@@ -8,10 +8,8 @@ import sys
 import time
 import warnings
 from contextlib import ExitStack, nullcontext
-from pathlib import Path
 from typing import Any
 
-import pytorch_lightning as pl
 import torch
 
 from pipeline.build import build_module
@@ -25,7 +23,7 @@ from pipeline.build_data import (
     plan_batch,
     shard_counts_of,
 )
-from pipeline.build_optimizer import peak_rate, plan_steps
+from pipeline.build_optimizer import plan_steps
 from pipeline.build_trainer import build_trainer, prepare_model
 from pipeline.compose import compose, help_text
 from pipeline.config import TRAIN_SCHEMAS, TrainConfig, WandbConfig, to_stored
@@ -35,8 +33,8 @@ from pipeline.data.reader import Reader
 from pipeline.data.stream import StreamOrder
 from pipeline.data_config import FullOrderConfig
 from pipeline.evaluate import metrics_of
+from pipeline.run_callbacks import build_callbacks
 from pipeline.run_folder import (
-    CHECKPOINT_FOLDER,
     SUMMARY_FILE,
     Run,
     describe_machine,
@@ -44,19 +42,17 @@ from pipeline.run_folder import (
     open_run,
     read_json,
 )
+from pipeline.run_text import start_text, summary_text
 from pipeline.shards.errors import UserError, run_entry_point
 from pipeline.shards.publish import publish_json
-from pipeline.track.metric_log import METRICS_FILE, MetricLog
-from pipeline.track.recorder import Recorder, SampleIdLog
+from pipeline.track.metric_log import MetricLog
+from pipeline.track.recorder import Recorder
 from pipeline.track.wandb_tracker import WandbTracker
 from pipeline.trained import start_from
-from pipeline.trainer_config import CheckpointConfig, Precision
-from pipeline.training.checkpoint_callback import CheckpointCallback, Keeping
-from pipeline.training.ema import WeightAverage
-from pipeline.training.initial import FrozenBody, freeze_body
-from pipeline.training.stop import StopCallback, Stopped, StopSignals
-from pipeline.training.watchdog import Watchdog
-from pipeline.world import World, join_world, launch_id, leave_world, num_restarts, open_store
+from pipeline.trainer_config import Precision
+from pipeline.training.checkpoint_callback import CheckpointCallback
+from pipeline.training.stop import Stopped, StopSignals
+from pipeline.world import World, join_world, launch_id, leave_world, num_restarts
 
 SUMMARY = """Train a multi-layer perceptron from tar shards.
 
@@ -173,39 +169,21 @@ def _train(config: TrainConfig, world: World, opened: ExitStack) -> dict[str, An
         log_every_steps=config.trainer.log_every_steps,
         images_per_step=min(batch_plan.slots, num_samples),
     )
-    callbacks: list[pl.Callback] = [recorder]
-    if config.init.freeze_body:
-        freeze_body(module.model)
-        callbacks.append(FrozenBody(module.model))
-    if config.log_sample_ids:
-        callbacks.append(SampleIdLog(run.folder, rank=world.rank, resume_step=run.finished_steps))
-    average = None if config.ema.decay is None else WeightAverage(decay=config.ema.decay)
-    if average is not None:
-        callbacks.append(average)
-    # After all others: a checkpoint says that everything before its step is written.
-    checkpoints = CheckpointCallback(
-        run.folder / CHECKPOINT_FOLDER,
-        keeping=keeping_of(config.checkpoint),
-        fingerprint=fingerprint,
-        resume_step=run.finished_steps,
-    )
-    opened.callback(checkpoints.writer.close)
     signals = StopSignals()
-    callbacks += [checkpoints, StopCallback(signals, checkpoints)]
-    if config.trainer.hang_s is not None:
-        watchdog = Watchdog(
-            rank=world.rank, size=world.size, deadline_s=config.trainer.hang_s, signals=signals, store=open_store()
-        )
-        callbacks.insert(0, watchdog)
+    parts = build_callbacks(
+        config, world, run, model=module.model, recorder=recorder, fingerprint=fingerprint, signals=signals
+    )
+    opened.callback(parts.checkpoints.writer.close)
     if world.rank == 0:
-        _announce(config, world, run, order, module, plan.total_steps)
+        sys.stdout.write(start_text(config, world, run.folder, order, module, total_steps=plan.total_steps))
+        sys.stdout.flush()
     prepare_model(module.model, config.trainer)
-    trainer = build_trainer(world=world, config=config.trainer, callbacks=callbacks, plan=plan)
+    trainer = build_trainer(world=world, config=config.trainer, callbacks=parts.callbacks, plan=plan)
     datamodule = PackedDataModule(train=train_loader, val=val_loader)
     with signals:
         trainer.fit(module, datamodule=datamodule, ckpt_path=run.checkpoint, weights_only=True)
-    world.agree(lambda: require_stored(checkpoints, run, step=plan.total_steps))
-    with nullcontext() if average is None else average.in_place(module.model):
+    world.agree(lambda: require_stored(parts.checkpoints, run, step=plan.total_steps))
+    with nullcontext() if parts.average is None else parts.average.in_place(module.model):
         final = metrics_of(module, val_loader, world, precision=config.trainer.precision)
     autocast = config.trainer.precision is Precision.bf16
     bound = recorder.find_bound(module, autocast=autocast) if config.trainer.measure_bound else {}
@@ -216,7 +194,7 @@ def _train(config: TrainConfig, world: World, opened: ExitStack) -> dict[str, An
         # Of this process alone: a resumed run tells the speed since it was resumed.
         "rate/images_per_s": recorder.images_per_s,
         "rate/data_wait_frac": recorder.data_wait_frac,
-        **checkpoints.writer.means(),
+        **parts.checkpoints.writer.means(),
         **bound,
         "wall_s": time.perf_counter() - started_s,
         "world_size": world.size,
@@ -241,18 +219,6 @@ def fingerprint_of(config: TrainConfig, reader: Reader) -> dict[str, Any]:
     }
 
 
-def keeping_of(config: CheckpointConfig) -> Keeping:
-    """Return what `checkpoint` says of saving."""
-    return Keeping(
-        every_steps=config.every_steps,
-        newest=config.keep,
-        best=config.keep_best,
-        metric=config.metric,
-        lowest=config.lowest_is_best,
-        background=config.background,
-    )
-
-
 def require_stored(checkpoints: CheckpointCallback, run: Run, *, step: int) -> None:
     """Refuse to call a run finished whose last checkpoint is not on the disk; only rank 0 may call this."""
     if (checkpoints.writer.stored_step or 0) < step:
@@ -260,27 +226,6 @@ def require_stored(checkpoints: CheckpointCallback, run: Run, *, step: int) -> N
             f"run_dir={run.folder}: trained to its last step, {step:,}, which could not be saved (see above):"
             " free some space, then type the same command again; it goes on from the last checkpoint"
         )
-
-
-def summary_text(summary: dict[str, Any]) -> str:
-    """Return the few lines that end a run."""
-    folder = Path(summary["run_dir"])
-    bounded = f"bounded by  {summary['bounded_by']}\n" if "bounded_by" in summary else ""
-    ranks = "1 rank" if summary["world_size"] == 1 else f"{summary['world_size']} ranks"
-    images = f"of {summary['val/samples']:,.0f} validation images"
-    if "val/map_frac" in summary:
-        quality = f"precision   {100 * summary['val/map_frac']:.2f} %, the mean over classes of the average, {images}"
-    else:
-        quality = f"accuracy    {100 * summary['val/top1_frac']:.2f} % {images}"
-    return (
-        f"\n{quality} (top-5 {100 * summary['val/top5_frac']:.2f} %, loss {summary['val/loss']:.4f})\n"
-        f"speed       {summary['rate/images_per_s']:,.0f} images/s on {ranks},"
-        f" {100 * summary['rate/data_wait_frac']:.2f} % of the time waiting for data,"
-        f" {summary['wall_s']:.0f} s in all\n"
-        f"{bounded}"
-        f"run         {folder} ({METRICS_FILE}, {SUMMARY_FILE}, {CHECKPOINT_FOLDER}/)\n"
-        f'next        make evaluate ARGS="run={folder}"\n'
-    )
 
 
 def quieten_libraries() -> None:
@@ -301,22 +246,6 @@ def _open_metric_log(config: TrainConfig, run: Run) -> MetricLog:
         except Exception as error:  # whatever a tracker raises must not end a run
             logging.getLogger(__name__).warning("wandb could not start (%s); metrics.jsonl is written", error)
     return MetricLog(run.folder, resume_step=run.finished_steps, tracker=tracker)
-
-
-def _announce(
-    config: TrainConfig, world: World, run: Run, order: TrainingOrder, module: torch.nn.Module, total_steps: int
-) -> None:
-    parameters = sum(parameter.numel() for parameter in module.parameters())
-    dropped = f", {order.num_dropped} of each epoch left out" if order.num_dropped else ""
-    device = "GPU" if world.cuda else "CPU"
-    sys.stdout.write(
-        f"{' + '.join(config.data.places)}: {order.num_samples:,} images, batch {order.batch_size:,}{dropped}\n"
-        f"{type(config.model).__name__.removesuffix('Config')}: {parameters / 1e6:.2f} million parameters,"
-        f" {total_steps:,} steps on {world.size} {device} rank{'s' if world.size > 1 else ''} -> {run.folder}\n"
-    )
-    if config.optimizer.reference_batch is not None:
-        sys.stdout.write(f"peak rate {peak_rate(config):.4g}, scaled from batch {config.optimizer.reference_batch:,}\n")
-    sys.stdout.flush()
 
 
 if __name__ == "__main__":

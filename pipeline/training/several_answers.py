@@ -23,9 +23,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import distributed
 
 from pipeline.shards.errors import UserError
+from pipeline.training.metrics import sum_over_ranks
 
 NUM_CLASSES = 1000
 NO_ANSWER = -1
@@ -96,7 +96,5 @@ class AnswerSums:
 
     def read(self) -> dict[str, float]:
         """Return the share of right predictions and the number of images, over all ranks."""
-        if distributed.is_available() and distributed.is_initialized():
-            distributed.all_reduce(self._sums)
-        counted, hits = self._sums.tolist()
+        counted, hits = sum_over_ranks(self._sums).tolist()
         return {"real_top1_frac": hits / max(1, counted), "real_samples": counted}

@@ -12,27 +12,14 @@ import torch
 from pipeline.data.augment import augment_normalise, augmentation_bits, normalise, random_flip_crop
 from pipeline.data.order import slots_of
 from pipeline.data.packed import PackedReader
-from pipeline.data.pixels import PIXEL_DTYPES, gather, gather_augmented, native_pixels
-from pipeline.native import SWITCH, Absent
+from pipeline.data.pixels import PIXEL_DTYPES, gather, gather_augmented
+from pipeline.native import SWITCH
 from pipeline.shards.manifest import DataSet
+from pixel_cases import MEAN, SHAPES, STD, random_images
 from runs import assert_equal_weights, train_here
 
-SHAPES = [(8, 8, 3), (7, 5, 1), (28, 28, 1), (32, 32, 3), (1, 1, 3), (5, 33, 4), (9, 2, 2), (3, 100, 3)]
 # Batches of 8 MiB and more are written past the cache.
 PAST_CACHE = (600, 64, 64, 3)
-MEAN, STD = torch.tensor([120.3, 115.1, 101.7, 90.0]), torch.tensor([60.1, 59.2, 61.3, 0.7])
-
-
-@pytest.fixture
-def native() -> ctypes.CDLL:
-    library = native_pixels()
-    if isinstance(library, Absent):
-        pytest.skip(library.reason)
-    return library
-
-
-def random_images(*shape: int) -> torch.Tensor:
-    return torch.from_numpy(np.random.default_rng(shape).integers(0, 256, shape, dtype=np.uint8))
 
 
 @pytest.mark.parametrize("shape", SHAPES)

@@ -12,26 +12,13 @@ import torch
 
 from pipeline.data.augment import normalise
 from pipeline.data.crop import RandomCrop
-from pipeline.data.pixels import PIXEL_DTYPES, gather_cropped, native_pixels
+from pipeline.data.pixels import PIXEL_DTYPES, gather_cropped
 from pipeline.data.resized_crop import Boxes, crop_normalise, random_boxes, resized_crop
-from pipeline.native import SWITCH, Absent
+from pipeline.native import SWITCH
+from pixel_cases import MEAN, SHAPES, STD, random_images
 
-SHAPES = [(8, 8, 3), (7, 5, 1), (28, 28, 1), (32, 32, 3), (1, 1, 3), (5, 33, 4), (9, 2, 2), (3, 100, 3)]
 # Batches of 8 MiB and more are written past the cache.
 PAST_CACHE = (700, 64, 64, 3)
-MEAN, STD = torch.tensor([120.3, 115.1, 101.7, 90.0]), torch.tensor([60.1, 59.2, 61.3, 0.7])
-
-
-@pytest.fixture
-def native() -> ctypes.CDLL:
-    library = native_pixels()
-    if isinstance(library, Absent):
-        pytest.skip(library.reason)
-    return library
-
-
-def random_images(*shape: int) -> torch.Tensor:
-    return torch.from_numpy(np.random.default_rng(shape).integers(0, 256, shape, dtype=np.uint8))
 
 
 def boxes_of(batch: int, height: int, width: int, *, seed: int = 0, scale: tuple[float, float] = (0.08, 1)) -> Boxes:

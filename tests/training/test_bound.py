@@ -15,11 +15,11 @@ from pipeline.data.loader import BatchLoader
 from pipeline.data.order import FullOrder, Slots
 from pipeline.data.packed import PackedReader
 from pipeline.data.reader import Int64Array
+from pipeline.run_text import summary_text
 from pipeline.shards.manifest import DataSet
 from pipeline.track import recorder
 from pipeline.track.ceilings import loader_images_per_s
 from pipeline.track.starvation import Rates, bound_text, counter_rates, shares_of
-from pipeline.train import summary_text
 from runs import MEASURED, assert_equal_weights, metric_rows, run_ranks, train_here
 from tiny_data import prepare_pictures, write_pictures
 

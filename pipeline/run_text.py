@@ -1,0 +1,53 @@
+"""What a run says when it begins and when it ends."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from pipeline.build_data import TrainingOrder
+from pipeline.build_optimizer import peak_rate
+from pipeline.config import TrainConfig
+from pipeline.run_folder import CHECKPOINT_FOLDER, SUMMARY_FILE
+from pipeline.track.metric_log import METRICS_FILE
+from pipeline.world import World
+
+
+def start_text(
+    config: TrainConfig, world: World, folder: Path, order: TrainingOrder, module: nn.Module, *, total_steps: int
+) -> str:
+    """Return the lines that begin a run: what is trained, on what, by whom."""
+    parameters = sum(parameter.numel() for parameter in module.parameters())
+    dropped = f", {order.num_dropped} of each epoch left out" if order.num_dropped else ""
+    device = "GPU" if world.cuda else "CPU"
+    text = (
+        f"{' + '.join(config.data.places)}: {order.num_samples:,} images, batch {order.batch_size:,}{dropped}\n"
+        f"{type(config.model).__name__.removesuffix('Config')}: {parameters / 1e6:.2f} million parameters,"
+        f" {total_steps:,} steps on {world.size} {device} rank{'s' if world.size > 1 else ''} -> {folder}\n"
+    )
+    if config.optimizer.reference_batch is not None:
+        text += f"peak rate {peak_rate(config):.4g}, scaled from batch {config.optimizer.reference_batch:,}\n"
+    return text
+
+
+def summary_text(summary: dict[str, Any]) -> str:
+    """Return the few lines that end a run."""
+    folder = Path(summary["run_dir"])
+    bounded = f"bounded by  {summary['bounded_by']}\n" if "bounded_by" in summary else ""
+    ranks = "1 rank" if summary["world_size"] == 1 else f"{summary['world_size']} ranks"
+    images = f"of {summary['val/samples']:,.0f} validation images"
+    if "val/map_frac" in summary:
+        quality = f"precision   {100 * summary['val/map_frac']:.2f} %, the mean over classes of the average, {images}"
+    else:
+        quality = f"accuracy    {100 * summary['val/top1_frac']:.2f} % {images}"
+    return (
+        f"\n{quality} (top-5 {100 * summary['val/top5_frac']:.2f} %, loss {summary['val/loss']:.4f})\n"
+        f"speed       {summary['rate/images_per_s']:,.0f} images/s on {ranks},"
+        f" {100 * summary['rate/data_wait_frac']:.2f} % of the time waiting for data,"
+        f" {summary['wall_s']:.0f} s in all\n"
+        f"{bounded}"
+        f"run         {folder} ({METRICS_FILE}, {SUMMARY_FILE}, {CHECKPOINT_FOLDER}/)\n"
+        f'next        make evaluate ARGS="run={folder}"\n'
+    )
