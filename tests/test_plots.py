@@ -106,3 +106,13 @@ def test_values_that_do_not_go_together_are_refused() -> None:
 )
 def test_seeds_are_counted_and_named(seeds: list[int], text: str) -> None:
     assert seeds_text(seeds) == text
+
+
+def test_names_that_are_the_same_in_all_panels_stand_once_beside_them() -> None:
+    other = Panel(x=PANEL.x, y=PANEL.y, series=[Series(x=X, y=Y, label="Lion")])
+    same = draw_plot([PANEL, PANEL], title="T", caption="")
+    assert [text.get_text() for text in same.legends[0].get_texts()] == ["SGD", "AdamW"]
+    assert [axes.get_legend() for axes in same.axes] == [None, None]
+    different = draw_plot([PANEL, other], title="T", caption="")
+    assert different.legends == []
+    assert all(axes.get_legend() is not None for axes in different.axes)

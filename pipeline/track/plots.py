@@ -174,8 +174,13 @@ def draw_plot(panels: Sequence[Panel], *, title: str, caption: str) -> Figure:
     titles = textwrap.fill(title, round(width * CAPTION_CHARACTERS_PER_INCH * CAPTION_SIZE / 11))
     figure.suptitle(titles, x=0.01, ha="left", fontsize=11, color=INK)
     figure.supxlabel("\n".join(captions), x=0.01, ha="left", fontsize=CAPTION_SIZE, color=FAINT)
+    # What is the same in all panels is named once, beside them, where it covers nothing.
+    is_shared = len(panels) > 1 and len({_look_of_names(panel) for panel in panels}) == 1
     for index, panel in enumerate(panels):
-        _draw_panel(figure.add_subplot(rows, columns, index + 1), panel)
+        _draw_panel(figure.add_subplot(rows, columns, index + 1), panel, has_legend=not is_shared)
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    if is_shared and labels:
+        figure.legend(handles, labels, loc="outside right upper")
     return figure
 
 
@@ -189,7 +194,7 @@ def seeds_text(seeds: Sequence[int]) -> str:
     return f"n = {len(ordered)} {'seed' if len(ordered) == 1 else 'seeds'} ({named})"
 
 
-def _draw_panel(axes: Axes, panel: Panel) -> None:
+def _draw_panel(axes: Axes, panel: Panel, *, has_legend: bool) -> None:
     axes.set_title(panel.title, loc="left", color=INK)
     for index, series in enumerate(panel.series):
         _draw_series(axes, series, colour=_colour_of(panel, index), marker=MARKERS[index % len(MARKERS)])
@@ -197,8 +202,12 @@ def _draw_panel(axes: Axes, panel: Panel) -> None:
     _set_axis(axes, "y", panel.y)
     for mark in panel.marks:
         _draw_mark(axes, mark)
-    if any(series.label for series in panel.series):
+    if has_legend and any(series.label for series in panel.series):
         axes.legend()
+
+
+def _look_of_names(panel: Panel) -> tuple[bool, tuple[tuple[str, int | None, bool], ...]]:
+    return panel.ordered, tuple((series.label, series.colour, series.faint) for series in panel.series)
 
 
 def _colour_of(panel: Panel, index: int) -> Any:
