@@ -65,6 +65,19 @@ def test_a_window_orders_plan_is_that_of_its_batches(data_set: DataSet) -> None:
     assert "order.lanes=6" in rows_of(data_set, *options, "hosts=3")["lanes read by two hosts"][1]
 
 
+def test_a_mixtures_plan_reads_each_set_as_often_as_its_share_uses_it(data_set: DataSet, tmp_path: Path) -> None:
+    layout = PackedLayout(height=4, width=4, channels=3)
+    small = write_packed_set(tmp_path / "small", shard_sizes={"train": [20, 10]}, layout=layout)
+    paths = f"data.paths=[{data_set.root},{small.root}]"
+    rows = rows_of(data_set, paths, "data.weights=[2,1]", "batch.size=12", "hosts=2")
+    steps = (sum(COUNTS) + 30) // 12
+    assert rows["steps per epoch"][0] == f"{steps}"
+    # Two thirds of the slots are the first set's, one third, more than there are samples, the second's.
+    sizes = [sum(shard.size_bytes for shard in each.split("train").shards) for each in (data_set, small)]
+    read = 8 * steps / sum(COUNTS) * sizes[0] + 4 * steps / 30 * sizes[1]
+    assert rows["read per host and epoch"][0] == bytes_text(round(read))
+
+
 def test_the_shuffle_can_be_left_out(data_set: DataSet) -> None:
     assert "run of one label" in rows_of(data_set, "batch.size=50")
     assert "run of one label" not in rows_of(data_set, "batch.size=50", "shuffle_samples=0")
