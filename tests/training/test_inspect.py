@@ -14,8 +14,9 @@ from PIL import Image
 
 from pipeline.compose import compose
 from pipeline.config import TRAIN_SCHEMAS
-from pipeline.inspect import GlobalBatch, inspect, main, table_of, tile_of
+from pipeline.inspect import inspect, main
 from pipeline.inspect_config import INSPECT_SCHEMAS, InspectConfig
+from pipeline.inspected import GlobalBatch, table_of, tile_of
 from pipeline.run_folder import SUMMARY_FILE
 from pipeline.shards.errors import UserError
 from pipeline.shards.manifest import DataSet
