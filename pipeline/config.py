@@ -32,6 +32,7 @@ from pipeline.model_config import MODEL_SCHEMAS, ModelConfig, PerceptronConfig
 from pipeline.objective_config import OBJECTIVE_SCHEMAS, BinaryCrossEntropyConfig, ObjectiveConfig
 from pipeline.optimizer_config import OPTIMIZER_SCHEMAS, EmaConfig, OptimizerConfig, ScheduleConfig
 from pipeline.shards.errors import UserError
+from pipeline.track_config import TrackConfig
 from pipeline.trainer_config import CheckpointConfig, TrainerConfig
 
 
@@ -83,6 +84,7 @@ class TrainConfig:
     init: InitConfig = field(default_factory=InitConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     ema: EmaConfig = field(default_factory=EmaConfig)
+    track: TrackConfig = field(default_factory=TrackConfig)
     order: OrderConfig = MISSING
     augment: AugmentConfig = MISSING
     model: ModelConfig = MISSING

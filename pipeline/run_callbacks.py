@@ -1,6 +1,6 @@
 """What a run does beside its steps, in the order in which it must happen.
 
-parts = build_callbacks(config, world, run, model=module.model, recorder=recorder, fingerprint=..., signals=signals)
+parts = build_callbacks(config, world, run, model=module.model, watching=[recorder], fingerprint=..., signals=signals)
 trainer = build_trainer(callbacks=parts.callbacks, ...)
 """
 
@@ -14,7 +14,7 @@ from torch import nn
 
 from pipeline.config import TrainConfig
 from pipeline.run_folder import CHECKPOINT_FOLDER, Run
-from pipeline.track.recorder import Recorder, SampleIdLog
+from pipeline.track.recorder import SampleIdLog
 from pipeline.trainer_config import CheckpointConfig
 from pipeline.training.checkpoint_callback import CheckpointCallback, Keeping
 from pipeline.training.ema import WeightAverage
@@ -39,12 +39,12 @@ def build_callbacks(
     run: Run,
     *,
     model: nn.Module,
-    recorder: Recorder,
+    watching: list[pl.Callback],
     fingerprint: dict[str, Any],
     signals: StopSignals,
 ) -> RunParts:
     """Return the callbacks of a run; with `init.freeze_body` the model's body is frozen."""
-    callbacks: list[pl.Callback] = [recorder]
+    callbacks: list[pl.Callback] = [*watching]
     if config.init.freeze_body:
         freeze_body(model)
         callbacks.append(FrozenBody(model))

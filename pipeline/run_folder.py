@@ -1,7 +1,7 @@
 """The run folder: what a run is told, and what it leaves.
 
-    config.yaml  run.json  metrics.jsonl  checkpoints/  summary.json  evaluation.json  evaluation-tta.json
-    run.lock  sample_ids.rank<R>.jsonl
+    config.yaml  run.json  metrics.jsonl  media.jsonl  media/  checkpoints/  summary.json  report.html
+    evaluation.json  evaluation-tta.json  run.lock  sample_ids.rank<R>.jsonl
 
 `open_run` decides, on rank 0 alone, whether a run starts, goes on or is refused.
 """
@@ -39,7 +39,7 @@ EVALUATION_FILE = "evaluation.json"
 TTA_FILE = "evaluation-tta.json"
 CHECKPOINT_FOLDER = "checkpoints"
 # These may change between a run and its going on without another folder or resume=true.
-FREE_FIELDS = ("run_dir", "resume", "logger", "data", "log_sample_ids", "checkpoint", "trainer.hang_s")
+FREE_FIELDS = ("run_dir", "resume", "logger", "track", "data", "log_sample_ids", "checkpoint", "trainer.hang_s")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

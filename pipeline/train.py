@@ -26,7 +26,7 @@ from pipeline.build_data import (
 from pipeline.build_optimizer import plan_steps
 from pipeline.build_trainer import build_trainer, prepare_model
 from pipeline.compose import compose, help_text
-from pipeline.config import TRAIN_SCHEMAS, TrainConfig, WandbConfig, to_stored
+from pipeline.config import TRAIN_SCHEMAS, TrainConfig
 from pipeline.data.datamodule import PackedDataModule
 from pipeline.data.loader import BatchLoader
 from pipeline.data.reader import Reader
@@ -43,11 +43,10 @@ from pipeline.run_folder import (
     read_json,
 )
 from pipeline.run_text import start_text, summary_text
+from pipeline.run_tracking import build_tracking, open_metric_log
 from pipeline.shards.errors import UserError, run_entry_point
 from pipeline.shards.publish import publish_json
-from pipeline.track.metric_log import MetricLog
 from pipeline.track.recorder import Recorder
-from pipeline.track.wandb_tracker import WandbTracker
 from pipeline.trained import start_from
 from pipeline.trainer_config import Precision
 from pipeline.training.checkpoint_callback import CheckpointCallback
@@ -160,7 +159,7 @@ def _train(config: TrainConfig, world: World, opened: ExitStack) -> dict[str, An
     if config.data.stream is None:
         world.agree_all(lambda: train_loader.get_ready(run.finished_steps))
         world.agree_all(lambda: val_loader.get_ready(0))
-    metric_log = _open_metric_log(config, run) if world.rank == 0 else None
+    metric_log = open_metric_log(config, run) if world.rank == 0 else None
     if metric_log is not None:
         opened.callback(metric_log.close)
     recorder = Recorder(
@@ -171,7 +170,13 @@ def _train(config: TrainConfig, world: World, opened: ExitStack) -> dict[str, An
     )
     signals = StopSignals()
     parts = build_callbacks(
-        config, world, run, model=module.model, recorder=recorder, fingerprint=fingerprint, signals=signals
+        config,
+        world,
+        run,
+        model=module.model,
+        watching=[recorder, *build_tracking(config.track, metric_log=metric_log)],
+        fingerprint=fingerprint,
+        signals=signals,
     )
     opened.callback(parts.checkpoints.writer.close)
     if world.rank == 0:
@@ -234,18 +239,6 @@ def quieten_libraries() -> None:
     for name in ("pytorch_lightning", "lightning_fabric", "torch.distributed"):
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="pytorch_lightning|lightning_fabric|torch")
-
-
-def _open_metric_log(config: TrainConfig, run: Run) -> MetricLog:
-    tracker = None
-    if isinstance(config.logger, WandbConfig):
-        try:
-            tracker = WandbTracker(
-                run.folder, mode=config.logger.mode.name, project=config.logger.project, config=to_stored(config)
-            )
-        except Exception as error:  # whatever a tracker raises must not end a run
-            logging.getLogger(__name__).warning("wandb could not start (%s); metrics.jsonl is written", error)
-    return MetricLog(run.folder, resume_step=run.finished_steps, tracker=tracker)
 
 
 if __name__ == "__main__":

@@ -28,6 +28,7 @@ LAYERS = {
     "model_config": 2,
     "objective_config": 2,
     "optimizer_config": 2,
+    "track_config": 2,
     "trainer_config": 2,
     "world": 2,
     "build": 3,

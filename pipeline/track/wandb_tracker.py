@@ -9,6 +9,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+from pipeline.track.media import Kind, Medium
+
 
 class WandbTracker:
     """One wandb run in the run folder; `wandb sync RUN_DIR/wandb/offline-run-*` sends it later."""
@@ -31,6 +33,16 @@ class WandbTracker:
 
     def write(self, *, step: int, row: dict[str, float]) -> None:
         self._run.log({"step": step, **row})
+
+    def show(self, medium: Medium) -> None:
+        import wandb
+
+        if medium.kind is Kind.picture:
+            shown: Any = wandb.Image(str(medium.path), caption=medium.caption)
+        else:
+            columns, rows = medium.table()
+            shown = wandb.Table(columns=[*columns], data=rows)
+        self._run.log({"step": medium.step, medium.name: shown})
 
     def close(self) -> None:
         self._run.finish()

@@ -1,0 +1,122 @@
+"""A run folder read back, for everything that shows runs: report, comparison, live page, trackers.
+
+    run = read_run(Path("runs/0001"))
+    run.series["val/top1_frac"].steps, run.series["val/top1_frac"].values       # [390, 780], [0.41, 0.47]
+    run.config["model"]["width"], run.summary["wall_s"], [medium.name for medium in run.media]
+
+Read while a run is at work, too. What the folder holds is not trusted: torn rows, foreign types and paths are left out.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from pipeline.shards.errors import UserError
+from pipeline.track.media import Medium, read_media
+from pipeline.track.metric_log import METRICS_FILE
+from pipeline.track.step_rows import read_rows
+
+CONFIG_FILE = "config.yaml"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Series:
+    """One metric over the run: steps ascend, one value each, None where it was not a finite number."""
+
+    steps: list[int]
+    values: list[float | None]
+
+    @property
+    def last(self) -> float | None:
+        return self.values[-1] if self.values else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunRecord:
+    """What a run folder tells.
+
+    Attributes:
+        name: the folder's name, for people.
+        config: config.yaml as plain containers.
+        facts: run.json: command, git commit, fingerprint of the data, versions, machine.
+        summary: summary.json, empty before the run is finished.
+        series: by metric, in the order of their names.
+        media: pictures and tables, in the order in which they were made.
+    """
+
+    folder: Path
+    name: str
+    config: dict[str, Any]
+    facts: dict[str, Any]
+    summary: dict[str, Any]
+    series: dict[str, Series]
+    media: list[Medium]
+
+    @property
+    def is_finished(self) -> bool:
+        return bool(self.summary)
+
+
+def read_run(folder: Path) -> RunRecord:
+    """Return what a run has written so far.
+
+    Raises:
+        UserError: the folder holds no run.
+    """
+    config = _config_of(folder)
+    series: dict[str, dict[int, float | None]] = {}
+    for row in read_rows(folder / METRICS_FILE):
+        for key, value in row.items():
+            if key != "step" and (value is None or (isinstance(value, int | float) and not isinstance(value, bool))):
+                series.setdefault(key, {})[row["step"]] = value
+    return RunRecord(
+        folder=folder,
+        name=folder.resolve().name,
+        config=config,
+        facts=_json_of(folder / "run.json"),
+        summary=_json_of(folder / "summary.json"),
+        series={
+            key: Series(steps=sorted(values), values=[values[step] for step in sorted(values)])
+            for key, values in sorted(series.items())
+        },
+        media=read_media(folder),
+    )
+
+
+def find_runs(root: Path) -> Iterator[Path]:
+    """Yield the run folders under `root`, itself included, those of sweeps too; links are not followed."""
+    for path in sorted(root.rglob(CONFIG_FILE)):
+        if path.is_file() and not any(part.is_symlink() for part in (path, *_between(path.parent, root))):
+            yield path.parent
+
+
+def _between(folder: Path, root: Path) -> list[Path]:
+    """Return the folders below `root` that lead to `folder`, itself included."""
+    return [folder, *folder.parents][: len(folder.parts) - len(root.parts)]
+
+
+def _config_of(folder: Path) -> dict[str, Any]:
+    path = folder / CONFIG_FILE
+    if not path.is_file():
+        raise UserError(f"run={folder}: no {CONFIG_FILE}, so no run; train one with `make train`")
+    try:
+        content = yaml.safe_load(path.read_bytes())
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"run={folder}: {CONFIG_FILE} cannot be read ({str(error).splitlines()[0]})") from None
+    if not isinstance(content, dict):
+        raise UserError(f"run={folder}: {CONFIG_FILE} is not the config of a run")
+    return content
+
+
+def _json_of(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}

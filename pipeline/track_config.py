@@ -1,0 +1,27 @@
+"""Schema of `track`: what a run watches beside its metrics, and how often."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from pipeline.compose import require
+
+
+@dataclass(slots=True, kw_only=True)
+class TrackConfig:
+    layers_every_steps: int | None = field(
+        default=200,
+        metadata={"help": "steps between rows on each layer: norms, scales, dead units; null: off"},
+    )
+    noise_scale_every_steps: int | None = field(
+        default=20, metadata={"help": "steps between measurements of the gradient noise scale; null: off"}
+    )
+    pictures: bool = field(
+        default=True, metadata={"help": "first layer's weights, augmented inputs, best and worst samples, confusion"}
+    )
+    report: bool = field(default=True, metadata={"help": "write report.html at the end"})
+
+    def __post_init__(self) -> None:
+        for name in ("layers_every_steps", "noise_scale_every_steps"):
+            value = getattr(self, name)
+            require(value is None or value >= 1, f"track.{name}={value}: at least 1 wanted, or null")
