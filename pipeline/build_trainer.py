@@ -15,6 +15,7 @@ from pipeline.training.checkpoint import AtomicCheckpointIO
 from pipeline.training.module import StepPlan
 from pipeline.training.quiet_profiler import QuietProfiler
 from pipeline.training.recompute import checkpoint_activations
+from pipeline.training.step_loop import use_step_loop
 from pipeline.training.strategy import JoinedRanks, ReplicatedStrategy, ShardedStrategy
 from pipeline.world import World
 
@@ -41,7 +42,7 @@ def build_trainer(
         UserError: ranks that do not divide into copies of the model.
     """
     environment = JoinedRanks(rank=world.rank, size=world.size, local_rank=world.local_rank, node_rank=world.node_rank)
-    return pl.Trainer(
+    trainer = pl.Trainer(
         accelerator="cuda" if world.cuda else "cpu",
         devices=world.local_size,
         num_nodes=world.num_nodes,
@@ -62,6 +63,8 @@ def build_trainer(
         # Buffers that sharded weights are gathered into stay as they were made first: in inference mode, for it alone.
         inference_mode=not is_fsdp(config, world),
     )
+    use_step_loop(trainer)
+    return trainer
 
 
 def build_strategy(*, world: World, config: TrainerConfig, environment: JoinedRanks) -> Strategy:

@@ -77,28 +77,33 @@ class StepLoop(_TrainingEpochLoop):
         trainer, optimizer = self.trainer, self.trainer.optimizers[0]
         micro_batches = trainer.accumulate_grad_batches
         accumulates = self._should_accumulate()
+        counters = self.automatic_optimization.optim_progress.optimizer
         with self._exchange(accumulates):
             loss: torch.Tensor = trainer.strategy.training_step(batch, batch_idx)  # type: ignore[assignment]
             if micro_batches > 1:
                 loss = loss / micro_batches
             if batch_idx % micro_batches == 0:
                 optimizer.zero_grad()
+                counters.zero_grad.increment_ready()
+                counters.zero_grad.increment_started()
+                counters.zero_grad.increment_completed()
             self._call("on_before_backward", loss)
             loss.backward()  # type: ignore[no-untyped-call]
             self._call("on_after_backward")
         if not accumulates:
-            counter = self.automatic_optimization.optim_progress.optimizer.step
-            counter.increment_ready()
+            counters.step.increment_ready()
             self._call("on_before_optimizer_step", optimizer)
             trainer.lightning_module.configure_gradient_clipping(optimizer)
             optimizer.step()
-            counter.increment_completed()
+            counters.step.increment_completed()
         return loss.detach()
 
     def _exchange(self, accumulates: bool) -> AbstractContextManager[None]:
         """Return the context in which ranks exchange gradients, or, while they accumulate, do not."""
         strategy = self.trainer.strategy
-        return strategy.block_backward_sync() if accumulates and isinstance(strategy, ParallelStrategy) else nullcontext()
+        return (
+            strategy.block_backward_sync() if accumulates and isinstance(strategy, ParallelStrategy) else nullcontext()
+        )
 
     def _call(self, name: str, *arguments: Any) -> None:
         for hook in self._callback_hooks[name]:
