@@ -4,6 +4,9 @@
 PYTHON ?= python3
 ARGS ?=
 NPROC ?=
+RUNS ?=
+COMMA := ,
+SPACE := $(subst ,, )
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -18,7 +21,7 @@ DEFAULT_RUN := $(if $(or $(findstring run=,$(ARGS)),$(findstring --help,$(ARGS))
 export NPROC
 .DEFAULT_GOAL := help
 .PHONY: help setup prepare-data train evaluate predict export card plan inspect sweep rate-test batch-finder coord-check
-.PHONY: verify repair test check fix bench clean
+.PHONY: report compare dashboard sync verify repair test check fix bench clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /|/' | awk -F'|' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -55,6 +58,18 @@ batch-finder: $(VENV)/runtime.stamp $(DEFAULT_DATA) ## find the largest batch th
 
 coord-check: $(VENV)/runtime.stamp ## compare updates over width, without and with width transfer
 	@$(BIN)/python -m pipeline.coord_check $(ARGS)
+
+report: $(VENV)/runtime.stamp $(DEFAULT_RUN) ## a run as one page, by default the latest: ARGS="run=runs/0001"
+	@$(BIN)/python -m pipeline.report $(ARGS)
+
+compare: $(VENV)/runtime.stamp ## several runs as one page: RUNS="runs/0001 runs/0002"
+	@$(BIN)/python -m pipeline.compare $(if $(strip $(RUNS)),runs=[$(subst $(SPACE),$(COMMA),$(strip $(RUNS)))]) $(ARGS)
+
+dashboard: $(VENV)/runtime.stamp ## watch all runs on localhost, also while they train
+	@$(BIN)/python -m pipeline.dashboard $(ARGS)
+
+sync: $(VENV)/runtime.stamp ## send runs to Weights & Biases that were made without network
+	@$(BIN)/python -m pipeline.sync $(ARGS)
 
 plan: $(VENV)/runtime.stamp $(DEFAULT_DATA) ## say what a run would read, hold, take and cost, before it starts
 	@$(BIN)/python -m pipeline.plan $(ARGS)

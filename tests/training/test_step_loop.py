@@ -18,7 +18,10 @@ CASES = {
     "micro-batches, the last one short": ["batch.micro_size=5"],
     "clipped, averaged, in bf16": ["trainer.clip_norm=0.1", "ema.decay=0.9", "trainer.precision=bf16"],
     "ends inside an epoch": ["trainer.max_steps=11"],
-    "momentum, mixup, dropout": ["optimizer=sgd", "optimizer.momentum=0.9", "augment.mixup_alpha=0.5", "model.dropout=0.2"],
+    "momentum, mixup, dropout": [
+        *("optimizer=sgd", "optimizer.momentum=0.9"),
+        *("augment.mixup_alpha=0.5", "model.dropout=0.2"),
+    ],
 }
 
 
