@@ -15,6 +15,7 @@ import subprocess
 import sys
 from contextlib import ExitStack
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from pipeline.config import TrainConfig, from_stored, to_stored
 from pipeline.run_lock import LOCK_FILE, hold_run
 from pipeline.shards.errors import UserError
 from pipeline.shards.publish import PART_SUFFIX, publish_bytes, publish_json, remove_part_files
+from pipeline.track.run_reading import read_facts
 from pipeline.training.checkpoint import checkpoint_to_resume, load_checkpoint
 
 log = logging.getLogger(__name__)
@@ -105,6 +107,9 @@ def open_run(
     is_finished = finished_steps >= total_steps and (folder / SUMMARY_FILE).exists()
     if not is_finished:
         log.info("going on with %s after step %d", folder, finished_steps)
+        facts = read_facts(folder)
+        resumes = [*facts.get("resumes", []), {"step": finished_steps, **_start_facts()}]
+        publish_json(folder / RUN_FILE, {**facts, "resumes": resumes})
     return Run(folder=folder, checkpoint=checkpoint, finished_steps=finished_steps, is_finished=is_finished)
 
 
@@ -153,16 +158,16 @@ def _was_begun_by(folder: Path, launch: str | None) -> bool:
 
 
 def _create(folder: Path, config: TrainConfig, fingerprint: dict[str, Any], launch: str | None) -> None:
-    facts = {
-        "command": sys.argv,
-        "launch": launch,
-        "git_commit": _git_commit(),
-        "fingerprint": fingerprint,
-        **describe_machine(),
-    }
+    facts = {**_start_facts(), "launch": launch, "fingerprint": fingerprint, **describe_machine()}
     publish_json(folder / RUN_FILE, facts)
     publish_bytes(folder / CONFIG_FILE, _config_yaml(config))
     point_latest_at(folder)
+
+
+def _start_facts() -> dict[str, Any]:
+    """Return what is told of each start of a run, the first one and those that go on."""
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    return {"command": sys.argv, "started": now, "git_commit": _git_commit()}
 
 
 def _config_yaml(config: TrainConfig) -> bytes:

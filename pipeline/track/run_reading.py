@@ -49,7 +49,7 @@ class RunRecord:
         config: config.yaml as plain containers.
         facts: run.json: command, git commit, fingerprint of the data, versions, machine.
         summary: summary.json, empty before the run is finished.
-        series: by metric, in the order of their names.
+        series: by metric, in the order in which they were first logged: layers stand in the model's order.
         media: pictures and tables, in the order in which they were made.
     """
 
@@ -84,7 +84,7 @@ def read_run(folder: Path) -> RunRecord:
 
 
 def series_of(rows: Iterable[dict[str, Any]]) -> dict[str, Series]:
-    """Return the series that rows make, by metric in the order of their names; the later of two at a step counts."""
+    """Return the series that rows make, by metric as they first appear; the later of two values at a step counts."""
     series: dict[str, dict[int, float | None]] = {}
     for row in rows:
         for key, value in row.items():
@@ -92,7 +92,7 @@ def series_of(rows: Iterable[dict[str, Any]]) -> dict[str, Series]:
                 series.setdefault(key, {})[row["step"]] = value
     return {
         key: Series(steps=sorted(values), values=[values[step] for step in sorted(values)])
-        for key, values in sorted(series.items())
+        for key, values in series.items()
     }
 
 
