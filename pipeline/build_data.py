@@ -44,6 +44,7 @@ from pipeline.data_config import (
     ResizedCropConfig,
     WindowOrderConfig,
 )
+from pipeline.model_config import MlpConfig, ModelConfig, Norm
 from pipeline.shards.check import find_damage
 from pipeline.shards.errors import DamageError, UserError
 from pipeline.shards.manifest import DataSet, ShardEntry
@@ -241,7 +242,7 @@ def plan_batch(config: TrainConfig, *, num_samples: int, world_size: int) -> Bat
     """Return how a global batch is cut.
 
     Raises:
-        UserError: a batch that ranks do not divide, or larger than the split.
+        UserError: a batch that ranks do not divide, larger than the split, or of single samples for batch norm.
     """
     # Mixup blends neighbours, who must be in one micro-batch.
     is_paired = isinstance(config.augment, AugmentConfig) and config.augment.mixup_alpha is not None
@@ -269,9 +270,20 @@ def plan_batch(config: TrainConfig, *, num_samples: int, world_size: int) -> Bat
             f"augment.mixup_alpha={config.augment.mixup_alpha} blends pairs, and batch.size={size} in micro-batches of"
             f" {micro_size} over {world_size} ranks gives a rank an odd number: multiples of {2 * world_size} wanted"
         )
+    last_slots = size // world_size % micro_slots or micro_slots
+    if _has_batch_norm(config.model) and min(micro_slots, last_slots) == 1:
+        raise UserError(
+            f"model.norm=batch normalises over the samples of a rank's micro-batch, and batch.size={size} in"
+            f" micro-batches of {micro_size} over {world_size} ranks leaves one of a single sample: larger batches,"
+            " fewer ranks, or model.norm=layer"
+        )
     return BatchPlan(
         slots=size, micro_slots_per_rank=micro_slots, micro_batches=-(-(size // world_size) // micro_slots)
     )
+
+
+def _has_batch_norm(config: ModelConfig) -> bool:
+    return isinstance(config, MlpConfig) and config.norm is Norm.batch and bool(config.widths)
 
 
 def shard_counts_of(reader: Reader) -> list[list[int]]:

@@ -109,6 +109,8 @@ def test_a_remote_sets_plan_is_that_of_the_folder_but_for_the_labels(data_set: D
         (["ranks=3", "hosts=2"], "ranks=3: a multiple of hosts=2"),
         (["hosts=0"], "hosts=0: at least 1"),
         (["order.lanes=8"], r"order.lanes"),
+        (["model=mlp", "model.norm=batch", "batch.size=2", "ranks=2"], "leaves one of a single sample"),
+        (["model=mlp", "model.norm=batch", "batch.size=9", "batch.micro_size=4"], "leaves one of a single sample"),
     ],
 )
 def test_what_the_run_would_refuse_is_refused(data_set: DataSet, options: list[str], told: str) -> None:
