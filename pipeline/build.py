@@ -15,7 +15,8 @@ from pipeline.build_objective import build_augmentation, build_objectives, check
 from pipeline.build_optimizer import build_optimizer
 from pipeline.config import TrainConfig
 from pipeline.shards.manifest import DataSet, Statistics
-from pipeline.training.module import ClassifierModule, StepPlan
+from pipeline.training.module import ClassifierModule
+from pipeline.training.step_plan import StepPlan
 
 # Where nothing was decoded in preparation there are no statistics; pixels are then scaled to -1..1.
 UNMEASURED_MEAN = UNMEASURED_STD = 127.5

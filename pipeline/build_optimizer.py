@@ -23,13 +23,13 @@ from pipeline.optimizer_config import (
     SgdConfig,
     Unit,
 )
-from pipeline.training.module import StepPlan
 from pipeline.training.optim import layer_rate_scales, parameter_groups
 from pipeline.training.optim_lion import Lion
 from pipeline.training.optim_muon import MuonAdamW
 from pipeline.training.optim_state import load_state_alone
 from pipeline.training.schedule import rate_factor, scaled_rate
 from pipeline.training.sharding import is_a_shard
+from pipeline.training.step_plan import StepPlan
 
 # One kernel for the whole step; torch has it for these devices.
 FUSED_DEVICES = ("cpu", "cuda")

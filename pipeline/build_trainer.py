@@ -12,10 +12,10 @@ from pipeline.model.blocks import shardable_units, wrappable_blocks
 from pipeline.shards.errors import UserError
 from pipeline.trainer_config import GradientCompression, Precision, RankStrategy, TrainerConfig
 from pipeline.training.checkpoint import AtomicCheckpointIO
-from pipeline.training.module import StepPlan
 from pipeline.training.quiet_profiler import QuietProfiler
 from pipeline.training.recompute import checkpoint_activations
 from pipeline.training.step_loop import use_step_loop
+from pipeline.training.step_plan import StepPlan
 from pipeline.training.strategy import JoinedRanks, ReplicatedStrategy, ShardedStrategy
 from pipeline.world import World
 

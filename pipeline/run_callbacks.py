@@ -18,7 +18,8 @@ from pipeline.track.recorder import SampleIdLog
 from pipeline.trainer_config import CheckpointConfig
 from pipeline.training.checkpoint_callback import CheckpointCallback, Keeping
 from pipeline.training.ema import WeightAverage
-from pipeline.training.initial import FrozenBody, freeze_body
+from pipeline.training.frozen_body import FrozenBody
+from pipeline.training.initial import freeze_body
 from pipeline.training.stop import StopCallback, StopSignals
 from pipeline.training.watchdog import Watchdog
 from pipeline.world import World, open_store

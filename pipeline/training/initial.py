@@ -1,7 +1,7 @@
 """Starting from trained weights: fine-tuning, and a linear probe on a body that stays as it is.
 
     take_over(model, weights, keep_head=False, source="runs/0001")      # the body's weights; the head starts anew
-    freeze_body(model)                                                  # and `callbacks.append(FrozenBody(model))`
+    freeze_body(model)                                                  # and `callbacks.append(FrozenBody(model))`, frozen_body.py
 
 The head is the layer that gives the logits, the body is everything before it. As in "Scaling MLPs" (arXiv
 2306.13575, section 3.2) the head is replaced for other classes, and the body is trained on at a smaller rate
@@ -10,10 +10,8 @@ The head is the layer that gives the logits, the body is everything before it. A
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Mapping
 
-import pytorch_lightning as pl
 import torch
 from torch import nn
 
@@ -56,25 +54,3 @@ def freeze_body(model: nn.Module) -> None:
     head, _ = output_layer(model)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name.rpartition(".")[0] == head)
-
-
-class FrozenBody(pl.Callback):
-    """Keeps a frozen body in evaluation mode, so that no dropout and no statistics of batches change its features."""
-
-    def __init__(self, model: nn.Module) -> None:
-        self._body = list(_body_of(model))
-
-    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
-        # Lightning puts all into training mode at the start, and again after an evaluation.
-        for module in self._body:
-            module.training = False
-
-
-def _body_of(model: nn.Module) -> Iterator[nn.Module]:
-    """Yield the modules before the head, without those that it is a part of."""
-    head, _ = output_layer(model)
-    for name, module in model.named_modules():
-        if name == head:
-            return
-        if name and not head.startswith(f"{name}."):
-            yield module

@@ -10,7 +10,6 @@ Axes: B batch, D pixels of an image, K classes, L labels of a sample.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from typing import Any
 
 import pytorch_lightning as pl
@@ -28,26 +27,9 @@ from pipeline.training.metrics import MetricSums
 from pipeline.training.objective import Objectives, mean_squared_error
 from pipeline.training.scores import scores_of
 from pipeline.training.sharding import whole
+from pipeline.training.step_plan import StepPlan
 
 MakeOptimizer = Callable[[nn.Module], torch.optim.Optimizer]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StepPlan:
-    """Numbers of a run that follow from config and data.
-
-    Attributes:
-        steps_per_epoch, total_steps: in updates.
-        micro_batches: forward passes of each rank in an update.
-        rate_at: learning rate of update `step`.
-        clip_norm: largest gradient norm, or None.
-    """
-
-    steps_per_epoch: int
-    total_steps: int
-    micro_batches: int
-    rate_at: Callable[[int], float]
-    clip_norm: float | None = None
 
 
 class ClassifierModule(pl.LightningModule):

@@ -13,7 +13,8 @@ from pipeline.model.mlp import mlp
 from pipeline.model.roles import output_layer
 from pipeline.shards.errors import UserError
 from pipeline.shards.manifest import DataSet
-from pipeline.training.initial import FrozenBody, freeze_body, take_over
+from pipeline.training.frozen_body import FrozenBody
+from pipeline.training.initial import freeze_body, take_over
 from runs import assert_equal_weights, metric_rows, run_ranks, train_here, weights_of
 from synthetic_data import make_synthetic
 from test_runs import all_samples

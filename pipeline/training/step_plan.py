@@ -1,0 +1,28 @@
+"""Numbers of a run's updates: how many, in how many passes each, at which learning rate.
+
+plan = plan_steps(config, steps_per_epoch=390, micro_batches=1)     # build_optimizer.py
+plan.rate_at(0)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepPlan:
+    """Numbers of a run that follow from config and data.
+
+    Attributes:
+        steps_per_epoch, total_steps: in updates.
+        micro_batches: forward passes of each rank in an update.
+        rate_at: learning rate of update `step`.
+        clip_norm: largest gradient norm, or None.
+    """
+
+    steps_per_epoch: int
+    total_steps: int
+    micro_batches: int
+    rate_at: Callable[[int], float]
+    clip_norm: float | None = None
