@@ -1,7 +1,7 @@
 """Starting from trained weights: fine-tuning, and a linear probe on a body that stays as it is.
 
     take_over(model, weights, keep_head=False, source="runs/0001")      # the body's weights; the head starts anew
-    freeze_body(model)                                                  # and `callbacks.append(FrozenBody(model))`, frozen_body.py
+    freeze_body(model)                                                  # with FrozenBody(model) (frozen_body.py)
 
 The head is the layer that gives the logits, the body is everything before it. As in "Scaling MLPs" (arXiv
 2306.13575, section 3.2) the head is replaced for other classes, and the body is trained on at a smaller rate
