@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -32,11 +33,13 @@ class StepRows:
         self._stream = path.open("ab", buffering=0)
         self._pending = b""
         self._is_behind = False
+        self._lock = threading.Lock()
 
     def append(self, row: dict[str, Any]) -> None:
-        """Append a row, in the file before this returns."""
-        self._pending += json.dumps(row).encode() + b"\n"
-        self._write_pending()
+        """Append a row, in the file before this returns; from any thread."""
+        with self._lock:
+            self._pending += json.dumps(row).encode() + b"\n"
+            self._write_pending()
 
     def close(self) -> None:
         """Have everything on the disk, as far as it has room, and close."""
