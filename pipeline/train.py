@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import logging
 import sys
 import time
@@ -24,7 +25,7 @@ from pipeline.build_data import (
     shard_counts_of,
 )
 from pipeline.build_optimizer import plan_steps
-from pipeline.build_trainer import build_trainer, prepare_model
+from pipeline.build_trainer import build_trainer, is_fsdp, prepare_model
 from pipeline.compose import compose, help_text
 from pipeline.config import TRAIN_SCHEMAS, TrainConfig
 from pipeline.data.datamodule import PackedDataModule
@@ -33,6 +34,7 @@ from pipeline.data.reader import Reader
 from pipeline.data.stream import StreamOrder
 from pipeline.data_config import FullOrderConfig
 from pipeline.evaluate import metrics_of
+from pipeline.planning.flop import training_flop
 from pipeline.run_callbacks import build_callbacks
 from pipeline.run_folder import (
     SUMMARY_FILE,
@@ -47,6 +49,7 @@ from pipeline.run_tracking import build_tracking, open_metric_log
 from pipeline.shards.errors import UserError, run_entry_point
 from pipeline.shards.publish import publish_json
 from pipeline.track.recorder import Recorder
+from pipeline.track.utilisation import Utilisation
 from pipeline.trained import start_from
 from pipeline.trainer_config import Precision
 from pipeline.training.checkpoint_callback import CheckpointCallback
@@ -122,10 +125,12 @@ def _train(config: TrainConfig, world: World, opened: ExitStack) -> dict[str, An
         )
     plan = plan_steps(config, steps_per_epoch=order.steps_per_epoch, micro_batches=batch_plan.micro_batches)
     fingerprint = fingerprint_of(config, train_reader)
-    module = build_module(config, data_set, plan, image_shape=train_reader.image_shape)
+    # Of a model that will be sharded rank 0 alone holds the weights, until each has its part of them.
+    holds_weights = world.rank == 0 or not is_fsdp(config.trainer, world)
+    module = build_module(config, data_set, plan, image_shape=train_reader.image_shape, holds_weights=holds_weights)
     is_new = world.agree(lambda: not holds_run(config.run_dir))
     if is_new:  # what does not fit is refused before the folder is made
-        world.agree_all(lambda: start_from(config.init, module.model))
+        world.agree_all(lambda: start_from(config.init, module.model) if holds_weights else None)
     run = world.agree(
         lambda: open_run(
             config,
@@ -139,7 +144,7 @@ def _train(config: TrainConfig, world: World, opened: ExitStack) -> dict[str, An
     if run.is_finished:
         return read_json(run.folder / SUMMARY_FILE)
     if run.checkpoint is None and not is_new:
-        world.agree_all(lambda: start_from(config.init, module.model))
+        world.agree_all(lambda: start_from(config.init, module.model) if holds_weights else None)
 
     train_loader = BatchLoader(
         train_reader,
@@ -165,6 +170,11 @@ def _train(config: TrainConfig, world: World, opened: ExitStack) -> dict[str, An
     recorder = Recorder(
         metric_log=metric_log,
         loader=train_loader,
+        utilisation=Utilisation(
+            count_flop=functools.partial(training_flop, module.model),
+            stated_flops_per_s=config.track.peak_flops_per_s,
+            bf16=config.trainer.precision is Precision.bf16,
+        ),
         log_every_steps=config.trainer.log_every_steps,
         images_per_step=min(batch_plan.slots, num_samples),
     )
@@ -174,7 +184,7 @@ def _train(config: TrainConfig, world: World, opened: ExitStack) -> dict[str, An
         world,
         run,
         model=module.model,
-        watching=[recorder, *build_tracking(config.track, metric_log=metric_log)],
+        watching=[recorder, *build_tracking(config.track, metric_log=metric_log, loader=train_loader)],
         fingerprint=fingerprint,
         signals=signals,
     )
@@ -199,6 +209,7 @@ def _train(config: TrainConfig, world: World, opened: ExitStack) -> dict[str, An
         # Of this process alone: a resumed run tells the speed since it was resumed.
         "rate/images_per_s": recorder.images_per_s,
         "rate/data_wait_frac": recorder.data_wait_frac,
+        **recorder.utilisation.summary(images_per_s=recorder.images_per_s),
         **parts.checkpoints.writer.means(),
         **bound,
         "wall_s": time.perf_counter() - started_s,

@@ -25,6 +25,7 @@ from pipeline.shards.errors import UserError
 from pipeline.track.ceilings import loader_images_per_s, model_images_per_s, over_ranks
 from pipeline.track.metric_log import MetricLog
 from pipeline.track.starvation import Rates, bound_text, counter_rates, shares_of
+from pipeline.track.utilisation import Utilisation
 from pipeline.training.module import ClassifierModule
 
 # Of the time that a run has trained, what measuring its bound may take of model and of loader, and at most so long.
@@ -37,12 +38,18 @@ class Recorder(pl.Callback):
     """Logs training and evaluation; `metric_log` is None on every rank but 0."""
 
     def __init__(
-        self, *, metric_log: MetricLog | None, loader: BatchLoader, log_every_steps: int, images_per_step: int
+        self,
+        *,
+        metric_log: MetricLog | None,
+        loader: BatchLoader,
+        utilisation: Utilisation,
+        log_every_steps: int,
+        images_per_step: int,
     ) -> None:
-        self.metric_log, self.loader = metric_log, loader
+        self.metric_log, self.loader, self.utilisation = metric_log, loader, utilisation
         self.log_every_steps, self.images_per_step = log_every_steps, images_per_step
         self._trained_steps = 0
-        self._trained_s = self._waited_s = 0.0
+        self._trained_s = self._waited_s = self._trained_by_all_s = 0.0
         self._bar: Any = None
         self._logged_step = 0
         self._asked_s = self._waited_before_s = 0.0
@@ -90,9 +97,11 @@ class Recorder(pl.Callback):
         return {**row, "bounded_by": bound_text(rates)}
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
-        # Seconds waited for data, seconds passed, and what the reader counts: in the all-reduce of the metrics.
+        # In the all-reduce of the metrics: seconds waited for data, seconds passed, the device's peak and use, and what
+        # the reader counts.
         self._counters = counters_of(self.loader.reader)
-        pl_module.num_extra_sums = 2 + len(self._counters)
+        self.utilisation.start(pl_module.device)
+        pl_module.num_extra_sums = 4 + len(self._counters)
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._open_epoch(trainer, pl_module)
@@ -169,12 +178,14 @@ class Recorder(pl.Callback):
         counters = counters_of(self.loader.reader)
         counted = {name: value - self._counters[name] for name, value in counters.items()}
         self._counters = counters
-        extra = (waited_s, passed_s, *counted.values())
-        metrics, (total_waited_s, total_passed_s, *total_counted) = module.train_sums.read(extra=extra)
+        extra = (waited_s, passed_s, *self.utilisation.of_this_rank(), *counted.values())
+        metrics, totals = module.train_sums.read(extra=extra)
+        total_waited_s, total_passed_s, peak_flops_per_s, gpu_use, *total_counted = totals
         steps = step - self._logged_step
         self._trained_steps += steps
         self._trained_s += passed_s
         self._waited_s += total_waited_s / max(1, trainer.world_size)
+        self._trained_by_all_s += total_passed_s
         self._epoch_loss += metrics["loss"] * metrics["samples"]
         self._epoch_weight += metrics["samples"]
         self._epoch_s += passed_s
@@ -186,6 +197,13 @@ class Recorder(pl.Callback):
                 f" optimizer.rate, or trainer.clip_norm=1; the last checkpoint is from before; to see the images:"
                 f" python -m pipeline.inspect run={self._folder_name()} step={step - steps + 1}"
             )
+        images_per_s = steps * self.images_per_step / max(passed_s, 1e-9)
+        speed = self.utilisation.row(
+            images_per_s=images_per_s,
+            peak_flops_per_s=peak_flops_per_s,
+            gpu_use=gpu_use,
+            world_size=trainer.world_size,
+        )
         if self.metric_log is not None:
             row_bytes = steps * self.images_per_step * math.prod(self.loader.reader.image_shape)
             row = {
@@ -194,7 +212,8 @@ class Recorder(pl.Callback):
                 "train/top1_frac": metrics["top1_frac"],
                 "train/top5_frac": metrics["top5_frac"],
                 "rate/learning_rate": module.plan.rate_at(step - 1),
-                "rate/images_per_s": steps * self.images_per_step / max(passed_s, 1e-9),
+                "rate/images_per_s": images_per_s,
+                **speed,
                 "rate/data_wait_frac": total_waited_s / max(total_passed_s, 1e-9),
                 "rate/data_bytes_per_s": row_bytes / max(passed_s, 1e-9),
                 **counter_rates(
@@ -210,6 +229,7 @@ class Recorder(pl.Callback):
                 row["mem/gpu_bytes"] = torch.cuda.max_memory_allocated(module.device)
             self.metric_log.write(step=step, row=row)
             self._bar.set_postfix_str(f"loss {metrics['loss']:.3f}", refresh=False)
+        self.utilisation.measure_when_due(self._trained_by_all_s / trainer.world_size)
         self._reset_clock()
 
     def _folder_name(self) -> str:
