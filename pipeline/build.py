@@ -9,6 +9,9 @@ from __future__ import annotations
 
 import functools
 import math
+from contextlib import nullcontext
+
+import torch
 
 from pipeline.build_model import build_model
 from pipeline.build_objective import build_augmentation, build_objectives, check_labels
@@ -23,12 +26,22 @@ UNMEASURED_MEAN = UNMEASURED_STD = 127.5
 
 
 def build_module(
-    config: TrainConfig, data_set: DataSet, plan: StepPlan, *, image_shape: tuple[int, int, int]
+    config: TrainConfig,
+    data_set: DataSet,
+    plan: StepPlan,
+    *,
+    image_shape: tuple[int, int, int],
+    holds_weights: bool = True,
 ) -> ClassifierModule:
-    """Return the Lightning module for a data set whose reader gives images of this height, width and channels."""
-    model = build_model(
-        config.model, in_features=math.prod(image_shape), num_classes=data_set.num_classes, seed=config.seed
-    )
+    """Return the Lightning module for a data set whose reader gives images of this height, width and channels.
+
+    Args:
+        holds_weights: False: the model lies on the meta device, until a strategy gives this rank its part of it.
+    """
+    with nullcontext() if holds_weights else torch.device("meta"):
+        model = build_model(
+            config.model, in_features=math.prod(image_shape), num_classes=data_set.num_classes, seed=config.seed
+        )
     check_labels(config.objective, data_set)
     mean, std = pixel_statistics(data_set.statistics, channels=image_shape[2])
     return ClassifierModule(

@@ -95,7 +95,7 @@ def open_run(
     checkpoint = checkpoint_to_resume(folder / CHECKPOINT_FOLDER)
     finished_steps = 0
     if checkpoint is not None:
-        content = load_checkpoint(checkpoint)
+        content = load_checkpoint(checkpoint, mapped=True)
         finished_steps = int(content["global_step"])
         if difference := first_difference(content["fingerprint"], fingerprint):
             name, old, new = difference

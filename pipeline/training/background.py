@@ -6,6 +6,7 @@
 
 One write is under way at a time, so checkpoints appear in order; who comes too early waits. The copy lies in memory
 that is used again for the next one: fresh memory would cost a page fault every 4 KiB.
+Shards are gathered straight into the copy, one tensor after the other.
 A full disk is told and costs that checkpoint alone. What holds a NaN or an infinity is not written: with it a run
 could not go on, and the last good checkpoint would make room for it.
 """
@@ -21,6 +22,7 @@ from typing import Any
 import torch
 
 from pipeline.data.loader import start_threads
+from pipeline.training.sharding import gather_whole, whole
 
 log = logging.getLogger(__name__)
 
@@ -50,12 +52,19 @@ class BackgroundWriter:
         self._pool: ThreadPoolExecutor | None = None
         self._under_way: Future[None] | None = None
 
-    def write(self, step: int, content: Mapping[str, Any]) -> None:
-        """Write `content`, whose tensors may change as soon as this returns."""
+    def write(self, step: int, content: Mapping[str, Any], *, is_writer: bool = True) -> None:
+        """Write `content`, whose tensors may change as soon as this returns.
+
+        Args:
+            is_writer: on one rank; where the content holds shards, every other one must call this too.
+        """
+        if not is_writer:
+            gather_whole(content, keep=False)
+            return
         began_s = time.perf_counter()
         self.num_writes += 1
         if not self._background:
-            self._store(step, content, lambda: None)
+            self._store(step, gather_whole(content, keep=True), lambda: None)
         else:
             self.wait()
             copy = self._snapshot.take(content)
@@ -98,7 +107,7 @@ class BackgroundWriter:
 
 
 class Snapshot:
-    """Copies nested plain containers, tensors into memory of its own that the next copy uses again."""
+    """Copies nested plain containers, tensors into memory of its own that the next copy uses again; shards whole."""
 
     def __init__(self) -> None:
         self._buffers: list[torch.Tensor] = []
@@ -123,6 +132,7 @@ class Snapshot:
     def _copy(self, content: Any, old: Iterator[torch.Tensor]) -> Any:
         match content:
             case torch.Tensor():
+                content = whole(content)
                 buffer = next(old, None)
                 if buffer is None or (buffer.shape, buffer.dtype) != (content.shape, content.dtype):
                     buffer = torch.empty(content.shape, dtype=content.dtype, pin_memory=content.is_cuda)

@@ -82,14 +82,19 @@ def checkpoint_to_resume(folder: Path) -> Path | None:
     return found
 
 
-def load_checkpoint(path: Path) -> dict[str, Any]:
-    """Load a checkpoint onto the CPU; only tensors and plain containers are accepted."""
-    content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+def load_checkpoint(path: Path, *, mapped: bool = False) -> dict[str, Any]:
+    """Load a checkpoint onto the CPU; only tensors and plain containers are accepted.
+
+    Args:
+        mapped: map the file into memory, so that of each tensor no more is read than is looked at; the tensors hold
+            on to the file.
+    """
+    content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     return content
 
 
 def collect_checkpoint(trainer: pl.Trainer) -> dict[str, Any]:
-    """Return all that a run needs to go on; every rank must call it, as sharded weights are gathered.
+    """Return all that a run needs to go on, as it lies on this rank: of a sharded model, shards.
 
     The tensors are the run's own: the next step changes them.
     """

@@ -90,9 +90,7 @@ class CheckpointCallback(pl.Callback):
         self.saved_step = step
         # A checkpoint promises that every rank has written what belongs to its steps, so none may lag behind.
         trainer.strategy.barrier("before a checkpoint")
-        content = collect_checkpoint(trainer)
-        if trainer.is_global_zero:
-            self.writer.write(step, content)
+        self.writer.write(step, collect_checkpoint(trainer), is_writer=trainer.is_global_zero)
 
     def _publish(self, step: int, content: Mapping[str, Any]) -> None:
         write_checkpoint(content, self.folder / checkpoint_name(step))

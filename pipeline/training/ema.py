@@ -24,7 +24,7 @@ import torch
 from torch import nn
 
 from pipeline.training.optim_state import local
-from pipeline.training.sharding import gather_whole, shard_like
+from pipeline.training.sharding import fill
 
 CHECKPOINT_KEY = "ema"
 
@@ -42,9 +42,11 @@ class WeightAverage(pl.Callback):
         if self._average is None:
             self._average = {name: value.clone() for name, value in state.items()}
         else:
-            # A copy: what a checkpoint held may be loaded elsewhere too.
-            stored = {name: value.clone() for name, value in self._average.items()}
-            self._average = {name: shard_like(stored[name].to(value.device), value) for name, value in state.items()}
+            # Copies: what a checkpoint held may be loaded elsewhere too, and is a file that is mapped into memory.
+            stored = self._average
+            self._average = {name: torch.empty_like(value) for name, value in state.items()}
+            for name, value in self._average.items():
+                fill(value, stored[name])
 
     @torch.no_grad()
     def update(self, model: nn.Module, *, finished_steps: int) -> None:
@@ -98,7 +100,7 @@ class WeightAverage(pl.Callback):
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        checkpoint[CHECKPOINT_KEY] = gather_whole(self._started(), keep=trainer.is_global_zero)
+        checkpoint[CHECKPOINT_KEY] = dict(self._started())
 
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]

@@ -1,6 +1,7 @@
 """Sharded models: each rank keeps a part of every weight, gradient and optimiser state (FSDP2, ZeRO stage 3).
 
     shard_model(model, units, mesh=mesh, policy=MixedPrecisionPolicy())    # parameters are DTensors from here on
+    spread_weights(model.to_empty(device="cpu"), weights)                   # of rank 0; the model was on meta
     norm = whole(nn.utils.get_total_norm(gradients))                        # the same number on every rank
     content = gather_whole(optimizer.state_dict(), keep=rank == 0)          # plain tensors, as from one process
     load_optimizer_state(optimizer, content)                                # each rank takes its part of them
@@ -8,6 +9,9 @@
 Weights are cut along their first axis, a unit at a time: gathered before it computes, freed after it, gathered
 again for its backward pass, whose gradients are summed and cut at once (torch's `fully_shard`; Rajbhandari et al. 2020,
 "ZeRO", arXiv 1910.02054, section 5). What is stored is never cut: a checkpoint is the same file whatever wrote it.
+
+A model is cut while it lies on the meta device, so that no rank but the first, which draws the weights, ever holds
+more of it than its part and one tensor.
 """
 
 from __future__ import annotations
@@ -20,13 +24,13 @@ import torch
 from torch import distributed, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
-from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.distributed.tensor import DTensor, Shard
 
 
 def shard_model(
     model: nn.Module, units: Sequence[nn.Module], *, mesh: DeviceMesh, policy: MixedPrecisionPolicy
 ) -> None:
-    """Shard a model in place over the ranks of `mesh`; every rank must hold the same weights before.
+    """Shard a model in place over the ranks of `mesh`; its weights must be the same on every rank, or on meta.
 
     Args:
         units: parts that are gathered and freed by themselves, input to output.
@@ -82,16 +86,58 @@ def gather_whole(tree: Any, *, keep: bool) -> Any:
 
 
 @torch.no_grad()
+def spread_weights(model: nn.Module, weights: Mapping[str, torch.Tensor] | None) -> None:
+    """Fill a sharded model from rank 0, one tensor after the other; every rank must call this.
+
+    Args:
+        weights: a whole state dict of the model; None on every rank but 0.
+    """
+    for name, own in model.state_dict().items():
+        if weights is None:
+            value = torch.empty(own.shape, dtype=own.dtype, device=own.device)
+        else:
+            value = weights[name].to(own.device)
+        distributed.broadcast(value, src=0)
+        fill(own, value)
+
+
+@torch.no_grad()
+def fill_weights(model: nn.Module, weights: Mapping[str, torch.Tensor]) -> None:
+    """Fill a sharded model from a whole state dict that this rank can read; nothing is sent.
+
+    Raises:
+        RuntimeError: it is not of this model, as `load_state_dict` says it.
+    """
+    state = model.state_dict()
+    if differing := state.keys() ^ weights.keys():
+        raise RuntimeError(f"weights that are only in the model or only in the file: {', '.join(sorted(differing))}")
+    for name, own in state.items():
+        if own.shape != weights[name].shape:
+            raise RuntimeError(f"{name} is {tuple(weights[name].shape)} in the file, {tuple(own.shape)} in the model")
+        fill(own, weights[name])
+
+
+@torch.no_grad()
+def fill(own: torch.Tensor, value: torch.Tensor) -> None:
+    """Put a whole tensor, or this rank's part of it, into a tensor of the model."""
+    if isinstance(own, DTensor):
+        own.to_local().copy_(_part_of(value, own))
+    else:
+        own.copy_(value)
+
+
+@torch.no_grad()
 def shard_like(value: Any, like: torch.Tensor) -> Any:
     """Return this rank's part of a whole tensor, cut as `like` is; anything of another shape as it is.
 
-    Nothing is sent: every rank has the whole tensor, from the same file.
+    Nothing is sent: every rank has the whole tensor, from the same file. Of a file that is mapped into memory no more
+    is read than this part.
     """
     if not (isinstance(like, DTensor) and isinstance(value, torch.Tensor) and value.shape == like.shape):
         return value
-    part = distribute_tensor(value.to(like.device), like.device_mesh, like.placements, src_data_rank=None)
-    # A copy: what distribute_tensor gives may be a view, which would keep the whole tensor in memory.
-    return torch.empty_like(like, dtype=value.dtype).copy_(part)
+    part = torch.empty_like(like, dtype=value.dtype)
+    fill(part, value)
+    return part
 
 
 def load_optimizer_state(optimizer: torch.optim.Optimizer, content: Mapping[str, Any]) -> None:
@@ -101,7 +147,7 @@ def load_optimizer_state(optimizer: torch.optim.Optimizer, content: Mapping[str,
     state = dict(content["state"])
     for number, parameter in zip(numbers, parameters, strict=True):
         if number in state:
-            state[number] = {name: shard_like(value, parameter) for name, value in state[number].items()}
+            state[number] = {name: _part_or_copy(value, parameter) for name, value in state[number].items()}
     optimizer.load_state_dict({**content, "state": state})
 
 
@@ -117,6 +163,22 @@ def weights_put_back(model: nn.Module) -> Iterator[None]:
             for tensor, before in kept:
                 tensor.copy_(before)
                 tensor.grad = None
+
+
+def _part_of(value: torch.Tensor, like: DTensor) -> torch.Tensor:
+    """Return a view of the rows that this rank has of a tensor cut as `like` is."""
+    mesh = like.device_mesh
+    for axis, placement in enumerate(like.placements):
+        if isinstance(placement, Shard):
+            parts, place = value.chunk(mesh.size(axis), dim=placement.dim), mesh.get_local_rank(axis)
+            value = parts[place] if place < len(parts) else value.narrow(placement.dim, 0, 0)
+    return value
+
+
+def _part_or_copy(value: Any, like: torch.Tensor) -> Any:
+    part = shard_like(value, like)
+    # What the optimiser takes over as it is must not hold on to the file.
+    return part.clone() if part is value and isinstance(value, torch.Tensor) else part
 
 
 def _share_buffers(model: nn.Module, _: Any) -> None:

@@ -23,8 +23,9 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy
 from torch.nn.parallel import DistributedDataParallel
 
+from pipeline.training.checkpoint import load_checkpoint
 from pipeline.training.compression import average_in_bf16
-from pipeline.training.sharding import gather_whole, load_optimizer_state, shard_model
+from pipeline.training.sharding import fill_weights, gather_whole, load_optimizer_state, shard_model, spread_weights
 
 
 class JoinedRanks(ClusterEnvironment):
@@ -89,6 +90,8 @@ class ReplicatedStrategy(DDPStrategy):
 class ShardedStrategy(ModelParallelStrategy):
     """FSDP2 over all ranks, with checkpoints as one process would write them.
 
+    The module's `model` has its weights on rank 0, and may be on the meta device elsewhere.
+
     Args:
         units_of: the parts of the model to gather one at a time.
         policy: number formats of gathered weights and of exchanged gradients.
@@ -115,8 +118,9 @@ class ShardedStrategy(ModelParallelStrategy):
         self.cluster_environment = cluster_environment
         self.checkpoint_io = checkpoint_io
         self._units_of, self._policy, self._shard_ranks = units_of, policy, shard_ranks
+        self._stored: dict[str, torch.Tensor] | None = None
 
-    # Weights are read before the model is cut, and then cut with it; the optimiser exists only afterwards.
+    # Weights are found before the model is cut, and filled in afterwards; the optimiser exists only then.
     @property
     def restore_checkpoint_after_setup(self) -> bool:
         return False
@@ -134,41 +138,47 @@ class ShardedStrategy(ModelParallelStrategy):
         if self._shard_ranks is not None and self._shard_ranks < self.world_size:
             shape = (self.world_size // self._shard_ranks, self._shard_ranks)
             mesh = init_device_mesh(self.root_device.type, shape, mesh_dim_names=("copies", "shards"))
+        drawn = model.state_dict() if self.is_global_zero and self._stored is None else None
+        model.to("meta")
         shard_model(model, self._units_of(model), mesh=mesh, policy=self._policy)
+        model.to_empty(device=self.root_device)
+        if self._stored is None:
+            spread_weights(model, drawn)
+        else:
+            fill_weights(model, self._stored)
+        self._stored = drawn = None
         self.model_to_device()
         self.barrier()
         if trainer.state.fn == TrainerFn.FITTING:
             self.setup_optimizers(trainer)
         self.setup_precision_plugin()
 
-    def lightning_module_state_dict(self) -> dict[str, Any]:
-        """Return the module's whole state on rank 0; every rank must call this."""
-        assert self.lightning_module is not None
-        state: dict[str, Any] = gather_whole(self.lightning_module.state_dict(), keep=self.is_global_zero)
-        return state
-
     def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> None:
+        """Keep what `setup` will fill the model with, once it is cut."""
+        self._stored = {name.removeprefix("model."): value for name, value in checkpoint["state_dict"].items()}
+
+    def lightning_module_state_dict(self) -> dict[str, Any]:
+        """Return the module's state as it lies on this rank: `gather_whole` makes it whole."""
         assert self.lightning_module is not None
-        self.lightning_module.load_state_dict(checkpoint["state_dict"], strict=strict)
+        return self.lightning_module.state_dict()
 
     def optimizer_state(self, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-        """Return the optimiser's whole state on rank 0; every rank must call this."""
+        """Return the optimiser's state as it lies on this rank: `gather_whole` makes it whole."""
         if isinstance(optimizer, LightningOptimizer):
             optimizer = optimizer.optimizer
-        state: dict[str, Any] = gather_whole(optimizer.state_dict(), keep=self.is_global_zero)
-        return state
+        return optimizer.state_dict()
 
     def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
         for optimizer, content in zip(self.optimizers, checkpoint["optimizer_states"], strict=True):
             load_optimizer_state(optimizer, content)
 
     def load_checkpoint(self, checkpoint_path: str | Path, weights_only: bool | None = None) -> dict[str, Any]:
-        return self.checkpoint_io.load_checkpoint(checkpoint_path, weights_only=weights_only)
+        # Of which each rank reads its parts alone.
+        return load_checkpoint(Path(checkpoint_path), mapped=True)
 
     def save_checkpoint(
         self, checkpoint: dict[str, Any], filepath: str | Path, storage_options: Any | None = None
     ) -> None:
-        # A callback's state may hold shards too.
         content = gather_whole(checkpoint, keep=self.is_global_zero)
         if self.is_global_zero:
             self.checkpoint_io.save_checkpoint(content, filepath, storage_options=storage_options)
