@@ -5,6 +5,7 @@
         saved_bytes = followed.live_bytes       # what the backward pass will want, and the loss
         loss.backward()
     followed.peak_bytes                         # the most at any moment
+    followed.course                             # what was alive after each tensor that came
     followed.product_flop                       # of its matrix products, 2 a multiply-add
 
 Every operation passes a `TorchDispatchMode`, also those of the backward pass and of the optimiser. A storage counts
@@ -27,11 +28,18 @@ aten = torch.ops.aten
 
 
 class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Counts while it is entered; tensors that were there before count where `add` is told of them."""
+    """Counts while it is entered; tensors that were there before count where `add` is told of them.
+
+    Attributes:
+        live_bytes: of the tensors that are alive now.
+        course: live bytes at the start, and after each new tensor.
+        product_flop: of the matrix products so far.
+    """
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.live_bytes = self.peak_bytes = self.product_flop = 0
+        self.live_bytes = self.product_flop = 0
+        self.course = [0]
         self._known = WeakIdKeyDictionary()
 
     def add(self, tensors: Iterable[torch.Tensor]) -> None:
@@ -44,9 +52,18 @@ class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
         for tensor in tensors:
             self._known[tensor.untyped_storage()] = True
 
-    def start_peak(self) -> None:
-        """Forget the peak so far."""
-        self.peak_bytes = self.live_bytes
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Return whether torch.compile is to be kept out, for which each operation would pass through a wrapper."""
+        return False
+
+    @property
+    def peak_bytes(self) -> int:
+        return max(self.course)
+
+    def start_course(self) -> None:
+        """Forget what has been alive so far."""
+        self.course = [self.live_bytes]
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         found = func(*args, **(kwargs or {}))
@@ -63,7 +80,7 @@ class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._known[storage] = True
         size_bytes = storage.nbytes()
         self.live_bytes += size_bytes
-        self.peak_bytes = max(self.peak_bytes, self.live_bytes)
+        self.course.append(self.live_bytes)
         weakref.finalize(storage, self._drop, size_bytes)
 
     def _drop(self, size_bytes: int) -> None:

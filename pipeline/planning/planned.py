@@ -47,7 +47,6 @@ class RankStudy:
         self.bf16 = config.trainer.precision is Precision.bf16
         self.on_cpu = config.trainer.device is Device.cpu
         self.shard_ranks = config.trainer.shard_ranks or config.world_size
-        self.passes = functools.cache(self._passes)
         self.rehearsal = functools.cache(self._rehearsal)
 
     @property
@@ -73,19 +72,18 @@ class RankStudy:
     def flop_per_sample(self) -> float:
         """Of matrix products in training, those that are computed again included."""
         slots = self.batch.micro_slots_per_rank
-        return self.passes(slots, self.recomputed, self.way is Way.plain).product_flop / slots
+        return self._passes(self.way, slots, recomputed=self.recomputed).product_flop / slots
 
     def memory(self, *, way: Way | None = None, recomputed: bool | None = None, slots: int | None = None) -> RankMemory:
         """Return the memory of a rank, as the run is or otherwise; `slots` are those of a micro-batch."""
         way, slots = way or self.way, slots or self.batch.micro_slots_per_rank
         recomputed = self.recomputed if recomputed is None else recomputed
-        zeroed = way is Way.plain and self.batch.micro_batches == 1
-        gathered = way is Way.fsdp
-        passes, rehearsal = self.passes(slots, recomputed, zeroed, gathered), self.rehearsal(recomputed, gathered)
+        passes, rehearsal = self._passes(way, slots, recomputed=recomputed), self._rehearsal_of(way, self.recomputed)
         step = StepBytes(
             saved=passes.saved_bytes,
             forward=passes.forward_bytes - rehearsal.gradient_bytes,
             backward=passes.backward_bytes - rehearsal.gradient_bytes,
+            # Nothing is computed again where nothing is kept.
             evaluation=rehearsal.evaluation_bytes(slots=self.config.evaluation.slots_per_rank),
             images=self.images_bytes(slots) if self.on_cpu else DEVICE_BATCHES * slots * self.image_bytes,
         )
@@ -125,16 +123,21 @@ class RankStudy:
             gathered_frac=0.5 if self.bf16 else 1.0,
         )
 
-    def _passes(self, slots: int, recomputed: bool, zeroed: bool, gathered: bool = False) -> Passes:
-        return self.rehearsal(recomputed, gathered).passes(slots=slots, zeroed=zeroed)
+    def _passes(self, way: Way, slots: int, *, recomputed: bool) -> Passes:
+        zeroed = way is Way.plain and self.batch.micro_batches == 1
+        return self._rehearsal_of(way, recomputed).passes(slots=slots, zeroed=zeroed)
+
+    def _rehearsal_of(self, way: Way, recomputed: bool) -> Rehearsal:
+        # What is gathered is float32 like what it is gathered from, but for bfloat16.
+        return self.rehearsal(recomputed, way is Way.fsdp and self.bf16)
 
     def _rehearsal(self, recomputed: bool, gathered: bool = False) -> Rehearsal:
-        """Rehearse on whole weights, or on those that a sharded model gathers, which are in bfloat16 already."""
+        """Rehearse on whole weights, or on those that a model sharded in bfloat16 gathers, which are so already."""
         config, data = self.config, self.data
         in_features = math.prod(data.image_shape)
         with META:
             model = build_model(config.model, in_features=in_features, num_classes=data.num_classes, seed=config.seed)
-        if gathered and self.bf16:
+        if gathered:
             model = model.bfloat16()
         copies = cast_products(model, on_cpu=self.on_cpu) if self.bf16 else None
         if recomputed:

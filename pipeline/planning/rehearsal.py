@@ -8,6 +8,10 @@
 
 Nothing here knows how a layer works: what it keeps, and for how long, is seen and not reckoned (live_bytes.py). So a
 new block, norm, objective or optimiser needs no line here.
+
+What is alive after each operation is a straight line in the number of samples: tensors are as long as the batch, or
+know nothing of it. So passes of two sizes are rehearsed and those of any other follow; a peak is then the greatest of
+such lines.
 """
 
 from __future__ import annotations
@@ -16,6 +20,8 @@ import functools
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import nn
 
@@ -23,6 +29,8 @@ from pipeline.planning.autocast import Copies
 from pipeline.planning.live_bytes import LiveBytes
 
 META = torch.device("meta")
+
+Int64Array = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,6 +66,45 @@ class Passes:
     product_flop: int
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rehearsed:
+    """Passes of `slots` samples, each number of which is a straight line in `slots`.
+
+    Attributes:
+        saved_flop: int64 (2,): bytes left by the forward pass for the backward pass, no gradients; FLOP of products.
+        forward, backward: int64, bytes alive at the start of each pass and after each of its new tensors.
+    """
+
+    slots: int
+    saved_flop: Int64Array
+    forward: Int64Array
+    backward: Int64Array
+
+    @property
+    def passes(self) -> Passes:
+        saved_bytes, product_flop = self.saved_flop.tolist()
+        return Passes(
+            saved_bytes=saved_bytes,
+            forward_bytes=int(self.forward.max()),
+            backward_bytes=int(self.backward.max()),
+            product_flop=product_flop,
+        )
+
+
+def on_the_line(first: Rehearsed, second: Rehearsed, *, slots: int) -> Rehearsed | None:
+    """Return what passes of another size do, of which two are known; None where these did not do the same."""
+    found = {}
+    for name in ("saved_flop", "forward", "backward"):
+        start, end = getattr(first, name), getattr(second, name)
+        if len(start) != len(end):
+            return None
+        slope, rest = np.divmod(end - start, second.slots - first.slots)
+        if rest.any():
+            return None
+        found[name] = start + slope * (slots - first.slots)
+    return Rehearsed(slots=slots, **found)
+
+
 class Rehearsal:
     """Rehearses passes of any size, evaluation, and the update.
 
@@ -68,8 +115,6 @@ class Rehearsal:
     Attributes:
         weight_bytes: of parameters and buffers.
         gradient_bytes: of whole gradients.
-        state_bytes: of the optimiser.
-        update_bytes: the most that an update holds beside them for a moment.
     """
 
     def __init__(
@@ -81,35 +126,56 @@ class Rehearsal:
         copies: Copies | None = None,
     ) -> None:
         self.model, self.task, self._copies = model, task, {} if copies is None else copies
+        self._make_optimizer = make_optimizer
         self._weights = [*model.parameters(), *model.buffers()]
         self._trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self.weight_bytes, self.gradient_bytes = sizes(self._weights), sizes(self._trained)
-        self.state_bytes, self.update_bytes = self._rehearse_update(make_optimizer(model))
+        self._rehearsed: dict[bool, dict[int, Rehearsed]] = {False: {}, True: {}}
+
+    @property
+    def state_bytes(self) -> int:
+        """Of the optimiser, after its first update."""
+        return self._update[0]
+
+    @property
+    def update_bytes(self) -> int:
+        """The most that an update holds beside weights, gradients and state for a moment."""
+        return self._update[1]
 
     def passes(self, *, slots: int, zeroed: bool) -> Passes:
-        """Rehearse a forward and a backward pass of `slots` samples, after an update.
+        """Return what a forward and a backward pass of `slots` samples do, after an update.
 
         Args:
             zeroed: whether gradients are let go between the two, as on one rank without accumulation; otherwise they
                 stay, and new ones are added to them.
         """
+        known = self._rehearsed[zeroed]
+        if slots not in known and len(known) == 2:
+            found = on_the_line(*known.values(), slots=slots)
+            if found is not None:
+                return found.passes
+        if slots not in known:
+            known[slots] = self.rehearse(slots=slots, zeroed=zeroed)
+        return known[slots].passes
+
+    def rehearse(self, *, slots: int, zeroed: bool) -> Rehearsed:
+        """Rehearse the passes of `slots` samples; see `passes`."""
         self._set_gradients()
         followed = self._follow()
         followed.add(self._gradients())
         self.model.train()
         with followed:
             loss = self._loss(slots)
-            forward_bytes = followed.peak_bytes
-            saved_bytes = followed.live_bytes - self.gradient_bytes
+            forward, saved_bytes = followed.course, followed.live_bytes - self.gradient_bytes
             if zeroed:
                 self.model.zero_grad(set_to_none=True)
-            followed.start_peak()
+            followed.start_course()
             loss.backward()  # type: ignore[no-untyped-call]
-        return Passes(
-            saved_bytes=saved_bytes,
-            forward_bytes=forward_bytes,
-            backward_bytes=followed.peak_bytes,
-            product_flop=followed.product_flop,
+        return Rehearsed(
+            slots=slots,
+            saved_flop=np.array([saved_bytes, followed.product_flop], dtype=np.int64),
+            forward=np.array(forward, dtype=np.int64),
+            backward=np.array(followed.course, dtype=np.int64),
         )
 
     @functools.cache  # noqa: B019
@@ -130,9 +196,11 @@ class Rehearsal:
         self._copies.clear()
         return losses_B.sum()
 
-    def _rehearse_update(self, optimizer: torch.optim.Optimizer) -> tuple[int, int]:
-        """Return the bytes of the optimiser's state, and the most that an update holds beside it for a moment."""
+    @functools.cached_property
+    def _update(self) -> tuple[int, int]:
+        """The bytes of the optimiser's state, and the most that an update holds beside it for a moment."""
         self._set_gradients()
+        optimizer = self._make_optimizer(self.model)
         optimizer.step()  # makes the state
         values = [value for state in optimizer.state.values() for value in state.values()]
         tensors = [value for value in values if isinstance(value, torch.Tensor)]
