@@ -26,9 +26,10 @@ from typing import Any
 import torch
 
 from pipeline.compose import compose, help_text
-from pipeline.config import NoLoggerConfig, TrainConfig
+from pipeline.config import TrainConfig
 from pipeline.data.memory_room import available_bytes
 from pipeline.data_config import FULL_BATCH, Check, WindowOrderConfig
+from pipeline.logger_config import NoLoggerConfig
 from pipeline.shards.errors import UserError, run_entry_point
 from pipeline.sweep_config import BATCH_FINDER_SCHEMAS, BatchFinderConfig, BatchFinderRoot, Option, split_options
 from pipeline.sweeping.batch_search import Found, search

@@ -9,7 +9,6 @@ Batch sizes are global. World size is never here: the launcher owns it. Checks w
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from enum import Enum
 from typing import Any
 
 from omegaconf import MISSING, OmegaConf
@@ -28,6 +27,7 @@ from pipeline.data_config import (
     WindowOrderConfig,
 )
 from pipeline.init_config import InitConfig
+from pipeline.logger_config import LOGGER_SCHEMAS, LoggerConfig
 from pipeline.model_config import MODEL_SCHEMAS, ModelConfig, PerceptronConfig
 from pipeline.objective_config import OBJECTIVE_SCHEMAS, BinaryCrossEntropyConfig, ObjectiveConfig
 from pipeline.optimizer_config import OPTIMIZER_SCHEMAS, EmaConfig, OptimizerConfig, ScheduleConfig
@@ -44,27 +44,6 @@ class EvaluationConfig:
 
     def __post_init__(self) -> None:
         require(self.slots_per_rank >= 1, f"evaluation.slots_per_rank={self.slots_per_rank}: at least 1 wanted")
-
-
-@dataclass(slots=True, kw_only=True)
-class LoggerConfig:
-    """Any tracker beside metrics.jsonl; the group `logger` picks the subclass."""
-
-
-@dataclass(slots=True, kw_only=True)
-class NoLoggerConfig(LoggerConfig):
-    pass
-
-
-class WandbMode(Enum):
-    offline = "offline"
-    online = "online"
-
-
-@dataclass(slots=True, kw_only=True)
-class WandbConfig(LoggerConfig):
-    mode: WandbMode = field(default=WandbMode.offline, metadata={"help": "offline needs no account and no network"})
-    project: str = field(default="tarmac", metadata={"help": "wandb project"})
 
 
 @dataclass(slots=True, kw_only=True)
@@ -115,8 +94,7 @@ TRAIN_SCHEMAS = {
     **MODEL_SCHEMAS,
     **OBJECTIVE_SCHEMAS,
     **OPTIMIZER_SCHEMAS,
-    "logger/wandb": WandbConfig,
-    "logger/none": NoLoggerConfig,
+    **LOGGER_SCHEMAS,
 }
 GROUPS = ("order", "augment", "model", "objective", "optimizer", "schedule", "logger")
 

@@ -1,39 +1,73 @@
 """What watches a run: its log with the tracker that the config names, and the callbacks that measure and draw.
 
-metric_log = open_metric_log(config, run)                                   # on rank 0
+metric_log = open_metric_log(config, run, world_size=world.size)            # on rank 0
 callbacks += build_tracking(config.track, metric_log=metric_log, loader=train_loader)   # on every rank
 """
 
 from __future__ import annotations
 
-import logging
+import os
+from importlib.util import find_spec
 
 import pytorch_lightning as pl
 
-from pipeline.config import TrainConfig, to_stored
+from pipeline.config import TrainConfig
 from pipeline.data.loader import BatchLoader
-from pipeline.logger_config import WandbConfig
+from pipeline.logger_config import LoggerConfig, TensorBoardConfig, WandbConfig
 from pipeline.run_folder import Run
+from pipeline.shards.errors import UserError
 from pipeline.track.first_layer import FirstLayerPictures
+from pipeline.track.follower import FollowerOptions, start_follower
 from pipeline.track.layer_watch import LayerWatch
-from pipeline.track.metric_log import MetricLog, Tracker
-from pipeline.track.wandb_tracker import WandbTracker
+from pipeline.track.metric_log import MetricLog
 from pipeline.track_config import TrackConfig
 
-log = logging.getLogger(__name__)
+
+def require_tracker(config: LoggerConfig) -> None:
+    """Refuse a tracker that is not installed.
+
+    Raises:
+        UserError: logger=tensorboard without the package.
+    """
+    if isinstance(config, TensorBoardConfig) and find_spec("tensorboard") is None:
+        raise UserError(
+            "logger=tensorboard: tensorboard is not installed; install it with"
+            " `.venv/bin/python -m pip install -c constraints.txt tensorboard`, or choose logger=wandb or logger=none"
+        )
 
 
-def open_metric_log(config: TrainConfig, run: Run) -> MetricLog:
-    """Return the log of a run that starts or goes on; only rank 0 may call this."""
-    tracker: Tracker | None = None
-    if isinstance(config.logger, WandbConfig):
-        try:
-            tracker = WandbTracker(
-                run.folder, mode=config.logger.mode.name, project=config.logger.project, config=to_stored(config)
-            )
-        except Exception as error:  # whatever a tracker raises must not end a run
-            log.warning("wandb could not start (%s); metrics.jsonl is written", error)
-    return MetricLog(run.folder, resume_step=run.finished_steps, tracker=tracker)
+def open_metric_log(config: TrainConfig, run: Run, *, world_size: int) -> MetricLog:
+    """Return the log of a run that starts or goes on, followed by its tracker; only rank 0 may call this."""
+    options = follower_options(config.logger, run, world_size=world_size)
+    return MetricLog(
+        run.folder,
+        resume_step=run.finished_steps,
+        open_view=None if options is None else lambda: start_follower(options),
+    )
+
+
+def follower_options(config: LoggerConfig, run: Run, *, world_size: int) -> FollowerOptions | None:
+    """Return what the tracker's process is told; None: there is none."""
+    if isinstance(config, WandbConfig):
+        return FollowerOptions(
+            folder=str(run.folder),
+            tracker="wandb",
+            finish_s=config.finish_s,
+            world_size=world_size,
+            parent=os.getpid(),
+            mode=config.mode.name,
+            project=config.project,
+            entity=config.entity,
+        )
+    if isinstance(config, TensorBoardConfig):
+        return FollowerOptions(
+            folder=str(run.folder),
+            tracker="tensorboard",
+            finish_s=config.finish_s,
+            world_size=world_size,
+            parent=os.getpid(),
+        )
+    return None
 
 
 def build_tracking(config: TrackConfig, *, metric_log: MetricLog | None, loader: BatchLoader) -> list[pl.Callback]:

@@ -45,7 +45,7 @@ from pipeline.run_folder import (
     read_json,
 )
 from pipeline.run_text import start_text, summary_text
-from pipeline.run_tracking import build_tracking, open_metric_log
+from pipeline.run_tracking import build_tracking, open_metric_log, require_tracker
 from pipeline.shards.errors import UserError, run_entry_point
 from pipeline.shards.publish import publish_json
 from pipeline.track.recorder import Recorder
@@ -97,6 +97,7 @@ def train(config: TrainConfig, world: World) -> dict[str, Any]:
 
 def _train(config: TrainConfig, world: World, opened: ExitStack) -> dict[str, Any]:
     started_s = time.perf_counter()
+    require_tracker(config.logger)
     in_runs = not isinstance(config.order, FullOrderConfig)
     crop = build_crop(config.augment, seed=config.seed)
     data_set, (train_reader, val_reader) = open_splits(
@@ -164,7 +165,7 @@ def _train(config: TrainConfig, world: World, opened: ExitStack) -> dict[str, An
     if config.data.stream is None:
         world.agree_all(lambda: train_loader.get_ready(run.finished_steps))
         world.agree_all(lambda: val_loader.get_ready(0))
-    metric_log = open_metric_log(config, run) if world.rank == 0 else None
+    metric_log = open_metric_log(config, run, world_size=world.size) if world.rank == 0 else None
     if metric_log is not None:
         opened.callback(metric_log.close)
     recorder = Recorder(

@@ -25,6 +25,7 @@ LAYERS = {
     "config": 2,
     "data_config": 2,
     "init_config": 2,
+    "logger_config": 2,
     "model_config": 2,
     "objective_config": 2,
     "optimizer_config": 2,

@@ -93,15 +93,23 @@ class MediaLog:
 
 def read_media(folder: Path) -> list[Medium]:
     """Return a run's pictures and tables in the order in which they were made; what is not of that form is left out."""
-    found = []
-    for row in read_rows(folder / MEDIA_FILE):
-        try:
-            kind, name, file, caption = Kind(row["kind"]), row["name"], row["file"], row["caption"]
-            # A name alone: whoever wrote the file must not lead us out of the folder.
-            is_sound = NAME.fullmatch(name) and Path(file).name == file and isinstance(caption, str)
-        except (KeyError, TypeError, ValueError):
-            continue
-        path = folder / MEDIA_FOLDER / file
-        if is_sound and path.is_file() and not path.is_symlink() and path.stat().st_size <= MAX_FILE_BYTES:
-            found.append(Medium(step=row["step"], kind=kind, name=name, path=path, caption=caption))
-    return found
+    media = (medium_of(folder, row) for row in read_rows(folder / MEDIA_FILE))
+    return [medium for medium in media if medium is not None]
+
+
+def medium_of(folder: Path, row: dict[str, Any]) -> Medium | None:
+    """Return what a row of media.jsonl lists, or None for what is not of that form or not there."""
+    try:
+        kind, name, file, caption = Kind(row["kind"]), row["name"], row["file"], row["caption"]
+        # A name alone: whoever wrote the file must not lead us out of the folder.
+        is_sound = NAME.fullmatch(name) and Path(file).name == file and isinstance(caption, str)
+    except (KeyError, TypeError, ValueError):
+        return None
+    if not is_sound:
+        return None
+    path = folder / MEDIA_FOLDER / file
+    try:
+        is_there = path.is_file() and not path.is_symlink() and path.stat().st_size <= MAX_FILE_BYTES
+    except OSError:  # a name that is too long, or a file that is just being removed
+        return None
+    return Medium(step=row["step"], kind=kind, name=name, path=path, caption=caption) if is_there else None
