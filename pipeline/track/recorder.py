@@ -26,7 +26,7 @@ from pipeline.track.ceilings import loader_images_per_s, model_images_per_s, ove
 from pipeline.track.metric_log import MetricLog
 from pipeline.track.starvation import Rates, bound_text, counter_rates, shares_of
 from pipeline.track.utilisation import Utilisation
-from pipeline.training.module import ClassifierModule
+from pipeline.training.module import ClassifierModule, StepPlan
 
 # Of the time that a run has trained, what measuring its bound may take of model and of loader, and at most so long.
 BOUND_FRAC, BOUND_S = 0.01, 0.8
@@ -115,7 +115,7 @@ class Recorder(pl.Callback):
             self._replayed = batch
 
     def on_before_optimizer_step(self, trainer: pl.Trainer, pl_module: Any, optimizer: Any) -> None:
-        if self._is_logged(trainer, trainer.global_step + 1, pl_module.plan.steps_per_epoch):
+        if is_logged(trainer.global_step + 1, every_steps=self.log_every_steps, plan=pl_module.plan):
             pl_module.measure_grad_norm()
 
     def on_train_batch_end(
@@ -125,7 +125,7 @@ class Recorder(pl.Callback):
         if batch.micro + 1 < pl_module.plan.micro_batches:
             return
         self._bar.update(1)
-        if self._is_logged(trainer, step, pl_module.plan.steps_per_epoch):
+        if is_logged(step, every_steps=self.log_every_steps, plan=pl_module.plan):
             self._log_training(trainer, pl_module, step)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
@@ -168,9 +168,6 @@ class Recorder(pl.Callback):
 
     def _reset_clock(self) -> None:
         self._asked_s, self._waited_before_s = time.perf_counter(), self.loader.wait_s
-
-    def _is_logged(self, trainer: pl.Trainer, step: int, steps_per_epoch: int) -> bool:
-        return step % self.log_every_steps == 0 or step % steps_per_epoch == 0 or step == trainer.max_steps
 
     def _log_training(self, trainer: pl.Trainer, module: ClassifierModule, step: int) -> None:
         passed_s = time.perf_counter() - self._asked_s
@@ -234,6 +231,11 @@ class Recorder(pl.Callback):
 
     def _folder_name(self) -> str:
         return str(self.metric_log.path.parent) if self.metric_log is not None else "..."
+
+
+def is_logged(step: int, *, every_steps: int, plan: StepPlan) -> bool:
+    """Return whether there is a row after `step` updates: every so many, and at the end of each epoch and of the run."""
+    return step % every_steps == 0 or step % plan.steps_per_epoch == 0 or step == plan.total_steps
 
 
 def _quality(metrics: dict[str, float]) -> str:
