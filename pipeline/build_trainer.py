@@ -10,6 +10,7 @@ from torch.distributed.fsdp import MixedPrecisionPolicy
 
 from pipeline.model.blocks import shardable_units, wrappable_blocks
 from pipeline.shards.errors import UserError
+from pipeline.track.ceilings import HowUpdated
 from pipeline.trainer_config import GradientCompression, Precision, RankStrategy, TrainerConfig
 from pipeline.training.checkpoint import AtomicCheckpointIO
 from pipeline.training.quiet_profiler import QuietProfiler
@@ -96,6 +97,15 @@ def build_strategy(*, world: World, config: TrainerConfig, environment: JoinedRa
         process_group_backend=backend,
         cluster_environment=environment,
         checkpoint_io=io,
+    )
+
+
+def how_updated(config: TrainerConfig) -> HowUpdated:
+    """Return how updates are made, for measuring them alone."""
+    return HowUpdated(
+        autocast=config.precision is Precision.bf16,
+        compile_mode=config.compile_mode.value if config.compile else None,
+        compresses=config.gradient_compression is GradientCompression.bf16,
     )
 
 

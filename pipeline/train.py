@@ -25,7 +25,7 @@ from pipeline.build_data import (
     shard_counts_of,
 )
 from pipeline.build_optimizer import plan_steps
-from pipeline.build_trainer import build_trainer, is_fsdp, prepare_model
+from pipeline.build_trainer import build_trainer, how_updated, is_fsdp, prepare_model
 from pipeline.compose import compose, help_text
 from pipeline.config import TRAIN_SCHEMAS, TrainConfig
 from pipeline.data.datamodule import PackedDataModule
@@ -48,6 +48,7 @@ from pipeline.run_text import start_text, summary_text
 from pipeline.run_tracking import build_tracking, open_metric_log, require_tracker
 from pipeline.shards.errors import UserError, run_entry_point
 from pipeline.shards.publish import publish_json
+from pipeline.track.loss_limit import LossLimit
 from pipeline.track.recorder import Recorder
 from pipeline.track.utilisation import Utilisation
 from pipeline.trained import start_from
@@ -178,6 +179,7 @@ def _train(config: TrainConfig, world: World, opened: ExitStack) -> dict[str, An
         ),
         log_every_steps=config.trainer.log_every_steps,
         images_per_step=min(batch_plan.slots, num_samples),
+        loss_limit=LossLimit(config.trainer.max_loss_ratio),
     )
     signals = StopSignals()
     parts = build_callbacks(
@@ -201,8 +203,7 @@ def _train(config: TrainConfig, world: World, opened: ExitStack) -> dict[str, An
     world.agree(lambda: require_stored(parts.checkpoints, run, step=plan.total_steps))
     with nullcontext() if parts.average is None else parts.average.in_place(module.model):
         final = metrics_of(module, val_loader, world, precision=config.trainer.precision)
-    autocast = config.trainer.precision is Precision.bf16
-    bound = recorder.find_bound(module, autocast=autocast) if config.trainer.measure_bound else {}
+    bound = recorder.find_bound(module, how=how_updated(config.trainer)) if config.trainer.measure_bound else {}
     summary: dict[str, Any] = {
         "run_dir": str(run.folder),
         **{f"val/{key}": value for key, value in final.items()},

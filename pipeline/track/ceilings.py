@@ -1,6 +1,6 @@
 """What the model can do without the loader, and the loader without the model: measured, in a bounded time.
 
-    model_rate = model_images_per_s(module, batch, autocast=False, max_s=1.0)
+    model_rate = model_images_per_s(module, batch, how=HowUpdated(), max_s=1.0)
     loader_rate = loader_images_per_s(loader, device=module.device, max_s=1.0)
 
 All ranks call these together and get the same numbers, in images/s over all of them. Nothing of the run changes: a
@@ -14,6 +14,7 @@ import copy
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -21,6 +22,7 @@ from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from pipeline.data.loader import Batch, BatchLoader
+from pipeline.training.compression import average_in_bf16
 from pipeline.training.module import ClassifierModule
 from pipeline.training.sharding import is_sharded, weights_put_back
 
@@ -28,7 +30,22 @@ from pipeline.training.sharding import is_sharded, weights_put_back
 LEAST, MOST = 2, 10_000
 
 
-def model_images_per_s(module: ClassifierModule, batch: Batch, *, autocast: bool, max_s: float) -> float:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HowUpdated:
+    """What of a run's updates its module does not tell.
+
+    Attributes:
+        autocast: products are computed in bfloat16.
+        compile_mode: of torch.compile; None: the model is not compiled.
+        compresses: ranks that hold whole models exchange gradients in bfloat16.
+    """
+
+    autocast: bool = False
+    compile_mode: str | None = None
+    compresses: bool = False
+
+
+def model_images_per_s(module: ClassifierModule, batch: Batch, *, how: HowUpdated, max_s: float) -> float:
     """Return the rate of whole updates on one batch that lies on the module's device.
 
     An update is what training's is: augmentation, as many forward and backward passes as there are micro-batches,
@@ -38,13 +55,15 @@ def model_images_per_s(module: ClassifierModule, batch: Batch, *, autocast: bool
     sharded = is_sharded(module.model)
     # A sharded model cannot be copied: it is trained itself, and its weights are put back.
     model = module.model if sharded else copy.deepcopy(module.model)
-    if not sharded and getattr(module.model, "_compiled_call_impl", None) is not None:
-        model.compile()
+    if not sharded and how.compile_mode is not None:
+        model.compile(mode=how.compile_mode)
     optimizer = module.make_optimizer(model)
     exchanging: DistributedDataParallel | None = None
     if _world_size() > 1 and not sharded:
         devices = [device.index] if device.type == "cuda" else None
         exchanging = DistributedDataParallel(model, device_ids=devices, gradient_as_bucket_view=True)
+        if how.compresses:
+            exchanging.register_comm_hook(None, average_in_bf16)
     forward = (exchanging or model).train()
     micro_batches = module.plan.micro_batches
 
@@ -52,7 +71,7 @@ def model_images_per_s(module: ClassifierModule, batch: Batch, *, autocast: bool
         for micro in range(micro_batches):
             is_last = micro == micro_batches - 1
             with nullcontext() if exchanging is None or is_last else exchanging.no_sync():
-                with torch.autocast(device.type, torch.bfloat16, enabled=autocast):
+                with torch.autocast(device.type, torch.bfloat16, enabled=how.autocast):
                     pixels_BD, own_B = module.inputs_of(batch)
                     losses_B = module.objectives.training(forward(pixels_BD), batch.labels_B, own_B=own_B)
                     loss = (losses_B * batch.weights_B).sum() / batch.global_weight

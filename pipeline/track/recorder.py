@@ -22,7 +22,8 @@ from tqdm import tqdm
 from pipeline.data.counting import counters_of
 from pipeline.data.loader import Batch, BatchLoader
 from pipeline.shards.errors import UserError
-from pipeline.track.ceilings import loader_images_per_s, model_images_per_s, over_ranks
+from pipeline.track.ceilings import HowUpdated, loader_images_per_s, model_images_per_s, over_ranks
+from pipeline.track.loss_limit import LossLimit
 from pipeline.track.metric_log import MetricLog
 from pipeline.track.starvation import Rates, bound_text, counter_rates, shares_of
 from pipeline.track.utilisation import Utilisation
@@ -45,7 +46,9 @@ class Recorder(pl.Callback):
         utilisation: Utilisation,
         log_every_steps: int,
         images_per_step: int,
+        loss_limit: LossLimit,
     ) -> None:
+        self.loss_limit = loss_limit
         self.metric_log, self.loader, self.utilisation = metric_log, loader, utilisation
         self.log_every_steps, self.images_per_step = log_every_steps, images_per_step
         self._trained_steps = 0
@@ -68,7 +71,13 @@ class Recorder(pl.Callback):
         """Share of the same time that ranks, on average, waited for data."""
         return self._waited_s / self._trained_s if self._trained_steps else 0.0
 
-    def find_bound(self, module: ClassifierModule, *, autocast: bool) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, Any]:
+        return self.loss_limit.state()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.loss_limit.put_back(state_dict)
+
+    def find_bound(self, module: ClassifierModule, *, how: HowUpdated) -> dict[str, Any]:
         """Measure what model and loader can do alone, log it, and return it with `bounded_by`, for the summary.
 
         After training, on all ranks together. Weights and whatever else belongs to the run stay as they are.
@@ -79,7 +88,7 @@ class Recorder(pl.Callback):
         max_s = min(BOUND_S, BOUND_FRAC * trained_s)
         rates = Rates(
             run=self._trained_steps * self.images_per_step / trained_s,
-            model_alone=model_images_per_s(module, self._replayed, autocast=autocast, max_s=max_s),
+            model_alone=model_images_per_s(module, self._replayed, how=how, max_s=max_s),
             loader_alone=None,
             data_wait_frac=over_ranks(self.data_wait_frac, "max", device=module.device),
         )
@@ -226,6 +235,11 @@ class Recorder(pl.Callback):
                 row["mem/gpu_bytes"] = torch.cuda.max_memory_allocated(module.device)
             self.metric_log.write(step=step, row=row)
             self._bar.set_postfix_str(f"loss {metrics['loss']:.3f}", refresh=False)
+        if self.loss_limit.is_over(metrics["loss"]):
+            raise UserError(
+                f"the training loss is {metrics['loss']:.4g} after step {step}, over {self.loss_limit.ratio:g} times its"
+                " start (trainer.max_loss_ratio): try a smaller optimizer.rate, or trainer.clip_norm=1"
+            )
         self.utilisation.measure_when_due(self._trained_by_all_s / trainer.world_size)
         self._reset_clock()
 
