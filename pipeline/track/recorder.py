@@ -248,7 +248,7 @@ class Recorder(pl.Callback):
 
 
 def is_logged(step: int, *, every_steps: int, plan: StepPlan) -> bool:
-    """Return whether there is a row after `step` updates: every so many, and at the end of each epoch and of the run."""
+    """Return whether there is a row after `step` updates: every so many, and at the end of an epoch and of the run."""
     return step % every_steps == 0 or step % plan.steps_per_epoch == 0 or step == plan.total_steps
 
 
