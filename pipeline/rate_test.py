@@ -42,8 +42,11 @@ SUMMARY = """Find the learning rates that a model bears: one short run in which 
 All options but those below are training's; the rate, its schedule and the number of steps are set here. Options with
 commas give a curve each, seeds one curve with its spread. docs/SWEEPS.md tells how to read it."""
 TABLE_FILE, CURVES_FILE, PLOT_FILE = "rates.md", "rates.json", "rates.png"
-# What a run says when its loss is no number any more, which here is an answer.
-NOT_FINITE = "not finite"
+# What a run says when its loss is no number any more, or far above its start, and what that is here: an answer.
+DIVERGED = {
+    "not finite": "the loss is no number any more, which ends the test",
+    "trainer.max_loss_ratio": "the loss is far above its start, which ends the test",
+}
 MAX_CURVES = 7
 # The best of a sweep was within this factor of the rate with the lowest loss (docs/SWEEPS.md).
 SWEPT_FACTOR = 3.0
@@ -93,7 +96,12 @@ def rising(config: TrainConfig, test: RateTestConfig) -> TrainConfig:
         optimizer=dataclasses.replace(config.optimizer, rate=test.lowest, reference_batch=None),
         schedule=ExponentialConfig(final_frac=factor),
         trainer=dataclasses.replace(
-            config.trainer, max_epochs=test.steps, max_steps=test.steps, log_every_steps=1, measure_bound=False
+            config.trainer,
+            max_epochs=test.steps,
+            max_steps=test.steps,
+            log_every_steps=1,
+            measure_bound=False,
+            max_loss_ratio=test.max_loss_ratio,
         ),
     )
 
@@ -109,8 +117,7 @@ def measure_rates(sweep: OpenSweep, runs: Sequence[ResolvedRun], config: RateTes
 
     def tell(result: Result, passed_s: float) -> None:
         told = "done" if result.summary is not None else result.failure
-        if NOT_FINITE in told:
-            told = "the loss is no number any more, which ends the test"
+        told = next((answer for words, answer in DIVERGED.items() if words in told), told)
         words = options_text(result.options)
         sys.stdout.write(f"{result.number:04d}{f' {words}' if words else ''}: {told} ({duration_text(passed_s)})\n")
         sys.stdout.flush()
@@ -119,7 +126,7 @@ def measure_rates(sweep: OpenSweep, runs: Sequence[ResolvedRun], config: RateTes
     tested: dict[tuple[tuple[str, str], ...], Tested] = {}
     for place, run, result in zip(sweep.runs, runs, results, strict=True):
         ended = result.summary is None
-        if ended and NOT_FINITE not in result.failure:
+        if ended and not any(words in result.failure for words in DIVERGED):
             raise UserError(f"{options_text(place.options) or 'the run'}: {result.failure}; its log: {place.log}")
         curve = _curve_of(place.folder / METRICS_FILE, smooth_steps=config.smooth_steps, ended=ended)
         key = tuple((name, value) for name, value in place.options.items() if name != SEED)

@@ -99,6 +99,10 @@ class RateTestConfig(RunsConfig):
     lowest: float = field(default=1e-6, metadata={"help": "rate of the first step"})
     highest: float = field(default=10.0, metadata={"help": "rate of the last step"})
     steps: int = field(default=200, metadata={"help": "steps from the lowest to the highest rate"})
+    max_loss_ratio: float | None = field(
+        default=10.0,
+        metadata={"help": "end a run whose loss is over so many times its start; null: go on to the last step"},
+    )
     smooth_steps: float = field(default=5.0, metadata={"help": "steps over which the loss is averaged; 0: not"})
 
     def __post_init__(self) -> None:
@@ -106,6 +110,8 @@ class RateTestConfig(RunsConfig):
         ends = f"rate_test.lowest={self.lowest}, highest={self.highest}"
         require(0 < self.lowest < self.highest, f"{ends}: 0 < lowest < highest wanted")
         require(self.steps >= 10, f"rate_test.steps={self.steps}: at least 10 wanted")
+        ratio = self.max_loss_ratio
+        require(ratio is None or ratio > 1, f"rate_test.max_loss_ratio={ratio}: over 1 wanted, or null")
         require(self.smooth_steps >= 0, f"rate_test.smooth_steps={self.smooth_steps}: at least 0 wanted")
 
 

@@ -66,6 +66,10 @@ class TrainerConfig:
         metadata={"help": "keep each block's input alone and compute the rest again: less memory, a third more work"},
     )
     clip_norm: float | None = field(default=None, metadata={"help": "largest norm of the gradient; null: off"})
+    max_loss_ratio: float | None = field(
+        default=None,
+        metadata={"help": "end when the training loss is over so many times that of the first ten rows; null: never"},
+    )
     log_every_steps: int = field(default=50, metadata={"help": "steps between rows of metrics.jsonl"})
     hang_s: float | None = field(
         default=540.0,
@@ -81,6 +85,10 @@ class TrainerConfig:
         require(self.max_steps is None or self.max_steps >= 1, f"trainer.max_steps={self.max_steps}: at least 1")
         require(self.log_every_steps >= 1, f"trainer.log_every_steps={self.log_every_steps}: at least 1 wanted")
         require(self.clip_norm is None or self.clip_norm > 0, f"trainer.clip_norm={self.clip_norm}: over 0 wanted")
+        require(
+            self.max_loss_ratio is None or self.max_loss_ratio > 1,
+            f"trainer.max_loss_ratio={self.max_loss_ratio}: over 1 wanted, or null",
+        )
         require(self.hang_s is None or self.hang_s > 0, f"trainer.hang_s={self.hang_s}: over 0 wanted")
         require(
             self.compile or self.compile_mode is CompileMode.default,

@@ -237,8 +237,8 @@ class Recorder(pl.Callback):
             self._bar.set_postfix_str(f"loss {metrics['loss']:.3f}", refresh=False)
         if self.loss_limit.is_over(metrics["loss"]):
             raise UserError(
-                f"the training loss is {metrics['loss']:.4g} after step {step}, over {self.loss_limit.ratio:g} times its"
-                " start (trainer.max_loss_ratio): try a smaller optimizer.rate, or trainer.clip_norm=1"
+                f"the training loss is {metrics['loss']:.4g} after step {step}, over {self.loss_limit.ratio:g} times"
+                " its start (trainer.max_loss_ratio): try a smaller optimizer.rate, or trainer.clip_norm=1"
             )
         self.utilisation.measure_when_due(self._trained_by_all_s / trainer.world_size)
         self._reset_clock()
