@@ -10,6 +10,7 @@ from torch import nn
 from pipeline.build_data import TrainingOrder
 from pipeline.build_optimizer import peak_rate
 from pipeline.config import TrainConfig
+from pipeline.planning.rows import flop_text
 from pipeline.run_folder import CHECKPOINT_FOLDER, SUMMARY_FILE
 from pipeline.track.metric_log import METRICS_FILE
 from pipeline.world import World
@@ -36,6 +37,11 @@ def summary_text(summary: dict[str, Any]) -> str:
     """Return the few lines that end a run."""
     folder = Path(summary["run_dir"])
     bounded = f"bounded by  {summary['bounded_by']}\n" if "bounded_by" in summary else ""
+    compute = ""
+    if "rate/mfu_frac" in summary:
+        rate, peak = (flop_text(summary[key]) for key in ("rate/flops_per_s", "peak_flops_per_s"))
+        share = f"{100 * summary['rate/mfu_frac']:.0f} % of the peak of {peak}/s"
+        compute = f"compute     {rate}/s, {share} ({summary['peak_source']})\n"
     ranks = "1 rank" if summary["world_size"] == 1 else f"{summary['world_size']} ranks"
     images = f"of {summary['val/samples']:,.0f} validation images"
     if "val/map_frac" in summary:
@@ -47,7 +53,7 @@ def summary_text(summary: dict[str, Any]) -> str:
         f"speed       {summary['rate/images_per_s']:,.0f} images/s on {ranks},"
         f" {100 * summary['rate/data_wait_frac']:.2f} % of the time waiting for data,"
         f" {summary['wall_s']:.0f} s in all\n"
-        f"{bounded}"
+        f"{compute}{bounded}"
         f"run         {folder} ({METRICS_FILE}, {SUMMARY_FILE}, {CHECKPOINT_FOLDER}/)\n"
         f'next        make evaluate ARGS="run={folder}"\n'
     )

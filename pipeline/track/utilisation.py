@@ -19,6 +19,7 @@ over ranks; it needs the package nvidia-ml-py.
 
 from __future__ import annotations
 
+import logging
 import math
 import re
 import time
@@ -27,6 +28,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+
+log = logging.getLogger(__name__)
 
 # Data sheets' dense FLOP/s with bfloat16, and with float32 whose products are rounded to TF32. The first match counts.
 DATA_SHEETS: tuple[tuple[str, float, float], ...] = (
@@ -150,6 +153,7 @@ class Utilisation:
         if self._can_ask_gpu:
             try:
                 return torch.cuda.utilization(self._device) / 100
-            except Exception:  # no nvidia-ml-py, no permission, a driver that does not tell: it stays so
+            except Exception as error:  # no nvidia-ml-py, no permission, a driver that does not tell: it stays so
                 self._can_ask_gpu = False
+                log.info("gpu/use_frac is left out (%s); it needs the package nvidia-ml-py", error)
         return math.nan
