@@ -21,6 +21,7 @@ from pipeline.plan_config import PLAN_SCHEMAS
 from pipeline.predict_config import PREDICT_SCHEMAS
 from pipeline.shards.errors import UserError
 from pipeline.sweep_config import BATCH_FINDER_SCHEMAS, RATE_TEST_SCHEMAS, SWEEP_SCHEMAS
+from pipeline.sync_config import SYNC_SCHEMAS
 from tiny_data import ROOT, run_module
 
 COMMANDS: dict[str, Schemas] = {
@@ -37,6 +38,7 @@ COMMANDS: dict[str, Schemas] = {
     "sweep": SWEEP_SCHEMAS,
     "rate_test": RATE_TEST_SCHEMAS,
     "batch_finder": BATCH_FINDER_SCHEMAS,
+    "sync": SYNC_SCHEMAS,
 }
 REFUSED = [
     ("prepare", "sead=1", "'sead'.*did you mean seed"),
@@ -68,6 +70,9 @@ REFUSED = [
     ("train", "batch.siez=3", "batch.siez.*did you mean batch.size"),
     ("train", "experiment=nothing", "no such choice"),
     ("train", "trainer.max_epochs=x", "max_epochs"),
+    ("train", "logger=tensorbord", "no such choice; there are none, tensorboard, wandb"),
+    ("train", "logger.mode=on", "logger.mode"),
+    ("train", "logger.finish_s=-1", "logger.finish_s=-1.0: seconds wanted, 0 or more"),
 ]
 
 

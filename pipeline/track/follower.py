@@ -60,7 +60,7 @@ class Tracker(Protocol):
 
 
 class Unreachable(Exception):
-    """A tracker's server does not answer; it is worth another try."""
+    """A tracker's server does not answer, or refuses; it is worth another try."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -34,7 +34,6 @@ WANDB_FILE = "wandb.json"
 DEFAULT_PROJECT = "tarmac"
 FACTS = ("command", "git_commit", "fingerprint", "versions", "machine")
 ID_PATTERN = re.compile(r"[a-z0-9]{8}")
-INIT_S = 60.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,7 +90,7 @@ class WandbTracker:
         """Start or resume the W&B run.
 
         Raises:
-            Unreachable: the server does not answer.
+            Unreachable: the server does not answer, or refuses.
         """
         wandb = _import_wandb()
         self._folder, self._options = run.folder, options
@@ -113,7 +112,7 @@ class WandbTracker:
                 config={**run.config, "run": {name: value for name, value in facts.items() if value is not None}},
                 settings=_settings(wandb, options),
             )
-        except wandb.errors.CommError as error:
+        except wandb.errors.Error as error:
             raise Unreachable(str(error).splitlines()[0]) from None
         if is_online:
             self._note(url=self._run.url)
@@ -205,9 +204,7 @@ def _settings(wandb: Any, options: WandbOptions) -> Any:
     settings = wandb.Settings(
         console="off",
         silent=True,
-        init_timeout=INIT_S,
         x_disable_stats=options.trainer is None,
-        # A step is one row; when it was written is told by its own clock.
         disable_job_creation=True,
     )
     if options.trainer is not None:

@@ -1,0 +1,178 @@
+"""wandb as it is used: real runs, real kills, a server that answers, hangs or goes away, and none at all."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.shards.manifest import DataSet
+from runs import SMALL, metric_rows, run_ranks
+from started import processes_in
+from waiting import wait_until
+from wandb_files import environment_without_key
+from wandb_server import KEY, WandbServer, wandb_server
+
+pytestmark = pytest.mark.slow
+
+# 100 samples in batches of 12: 8 steps an epoch, each with a row; evaluation adds to the last of an epoch.
+OPTIONS = [
+    *(option for option in SMALL if not option.startswith("logger")),
+    *("logger=wandb", "trainer.max_steps=400", "trainer.max_epochs=1000", "trainer.log_every_steps=1"),
+    "checkpoint.every_steps=20",
+]
+
+
+def train_command(data: DataSet, run_dir: Path, *options: str) -> list[str]:
+    return [sys.executable, "-m", "pipeline.train", f"data.path={data.root}", f"run_dir={run_dir}", *OPTIONS, *options]
+
+
+def train(data: DataSet, folder: Path, environment: dict[str, str], *options: str) -> subprocess.CompletedProcess[str]:
+    command = train_command(data, folder / "run", *options)
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
+
+
+def train_and_kill(data: DataSet, folder: Path, environment: dict[str, str], *options: str) -> None:
+    """Kill training when it has a checkpoint and some rows after it."""
+    run_dir = folder / "run"
+    process = subprocess.Popen(train_command(data, run_dir, *options), cwd=folder, env=environment)
+    try:
+        wait_until(lambda: num_rows(run_dir) >= 70, what="70 rows")
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+
+
+def num_rows(run_dir: Path) -> int:
+    path = run_dir / "metrics.jsonl"
+    return path.read_bytes().count(b"\n") if path.exists() else 0
+
+
+def recorded(run_dir: Path, key: str) -> dict[int, float]:
+    return {row["step"]: row[key] for row in metric_rows(run_dir) if row.get(key) is not None}
+
+
+def test_a_run_that_is_killed_and_goes_on_on_two_ranks_is_one_run_with_each_step_once(
+    synthetic: DataSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with wandb_server() as server:
+        environment = environment_without_key(tmp_path / "home") | server.environment
+        train_and_kill(synthetic, tmp_path, environment)
+        wait_until(lambda: ended(server) == [1], what="the follower of a killed run at its end")
+        (run_id,) = server.runs
+        at_kill = server.runs[run_id].steps()
+        assert at_kill == list(range(1, len(at_kill) + 1))
+        for name in set(os.environ) - set(environment):
+            monkeypatch.delenv(name)
+        for name, value in environment.items():
+            monkeypatch.setenv(name, value)
+        run_ranks(2, *train_command(synthetic, tmp_path / "run")[2:])
+    assert ended(server) == [1, 0]
+    (sent,) = server.runs.values()
+    assert sent.steps() == list(range(1, 401))
+    for key in ("train/loss", "val/loss"):
+        assert sent.series(key) == pytest.approx(recorded(tmp_path / "run", key), rel=1e-3)
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert sent.summary["val/top1_frac"] == summary["val/top1_frac"]
+    assert sent.config["batch"]["size"] == 12
+    assert sent.config["run"]["fingerprint"]["batch.size"] == 12
+    assert set(sent.config["run"]) == {"command", "git_commit", "fingerprint", "versions", "machine", "world_size"}
+    assert (sent.project, sent.name) == ("tarmac", "run")
+    known = json.loads((tmp_path / "run" / "wandb.json").read_text())
+    assert (known["id"], known["sent_step"], known["project"]) == (run_id, 400, "tarmac")
+
+
+def ended(server: WandbServer) -> list[int]:
+    return [code for run in server.runs.values() for code in run.exit_codes]
+
+
+def test_offline_a_killed_run_is_one_folder_which_wandb_sync_sends_with_each_step_once(
+    synthetic: DataSet, tmp_path: Path
+) -> None:
+    environment = environment_without_key(tmp_path / "home")
+    train_and_kill(synthetic, tmp_path, environment)
+    done = train(synthetic, tmp_path, environment)
+    assert (done.returncode, done.stderr) == (0, "")
+    (folder,) = (tmp_path / "run" / "wandb").glob("offline-run-*")
+    with wandb_server() as server:
+        command = [sys.executable, "-m", "wandb", "sync", str(folder)]
+        sent = subprocess.run(
+            command, env=environment | server.environment, capture_output=True, text=True, timeout=100
+        )
+        assert sent.returncode == 0, sent.stderr
+    (run,) = server.runs.values()
+    assert run.steps() == list(range(1, 401))
+    assert run.series("train/loss") == pytest.approx(recorded(tmp_path / "run", "train/loss"))
+
+
+def test_a_server_that_hangs_does_not_hold_the_end_of_a_run(synthetic: DataSet, tmp_path: Path) -> None:
+    with wandb_server() as server:
+        server.is_stuck = True
+        environment = environment_without_key(tmp_path / "home") | server.environment
+        done = train(synthetic, tmp_path, environment, "logger.finish_s=0.5")
+        assert done.returncode == 0
+        assert "wandb had not taken everything after 0.5 s" in done.stderr
+        assert "Traceback" not in done.stderr
+        assert list(recorded(tmp_path / "run", "train/loss")) == list(range(1, 401))
+        wait_until(lambda: not processes_in(tmp_path), what="the end of wandb's processes")
+
+
+def test_what_a_lost_server_lacks_is_sent_later_and_each_step_is_there_once(synthetic: DataSet, tmp_path: Path) -> None:
+    environment = environment_without_key(tmp_path / "home")
+    with wandb_server() as server:
+        command = train_command(synthetic, tmp_path / "run", "logger.finish_s=1", "trainer.max_steps=2000")
+        process = subprocess.Popen(command, cwd=tmp_path, env=environment | server.environment, stderr=subprocess.PIPE)
+        wait_until(lambda: any(run.history for run in server.runs.values()), what="the first row at the server")
+    _, told = process.communicate(timeout=300)
+    assert process.returncode == 0
+    assert b"Traceback" not in told
+    (run,) = server.runs.values()
+    assert 0 < len(run.history) < 2000
+    with wandb_server(server):
+        command = [sys.executable, "-m", "pipeline.sync", f"runs=[{tmp_path / 'run'}]"]
+        sent = subprocess.run(
+            command, env=environment | server.environment, capture_output=True, text=True, timeout=100
+        )
+        assert sent.returncode == 0, sent.stderr
+    assert list(server.runs.values()) == [run]
+    assert run.steps() == list(range(1, 2001))
+    assert run.series("train/loss") == pytest.approx(recorded(tmp_path / "run", "train/loss"))
+
+
+@pytest.mark.parametrize(
+    ("variables", "netrc", "expected"),
+    [
+        ({}, False, "offline"),
+        ({"WANDB_API_KEY": KEY}, False, "online"),
+        ({}, True, "online"),
+        ({"WANDB_API_KEY": KEY, "WANDB_MODE": "offline"}, False, "offline"),
+        ({"WANDB_API_KEY": KEY, "WANDB_MODE": "disabled"}, False, "disabled"),
+        ({"WANDB_API_KEY": "short"}, False, "offline"),
+    ],
+)
+def test_the_mode_is_what_is_said_else_by_whether_there_is_a_key(
+    tmp_path: Path, variables: dict[str, str], netrc: bool, expected: str
+) -> None:
+    environment = environment_without_key(tmp_path / "home") | variables
+    if netrc:
+        path = tmp_path / "home" / ".netrc"
+        path.write_text(f"machine api.wandb.ai\n  login user\n  password {KEY}\n")
+        path.chmod(0o600)
+    script = "from pipeline.track.wandb_tracker import resolve_mode as r; print(r('auto'), r('online'), r('offline'))"
+    done = subprocess.run(
+        [sys.executable, "-c", script], env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=60
+    )
+    assert done.stdout.split() == [expected, "online", "offline"], done.stderr
+
+
+def test_switched_off_by_wandb_mode_nothing_is_written(synthetic: DataSet, tmp_path: Path) -> None:
+    environment: dict[str, Any] = environment_without_key(tmp_path / "home") | {"WANDB_MODE": "disabled"}
+    done = train(synthetic, tmp_path, environment, "trainer.max_steps=4")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert not (tmp_path / "run" / "wandb").exists()
