@@ -13,6 +13,7 @@ from pipeline.config import TrainConfig
 from pipeline.planning.rows import flop_text
 from pipeline.run_folder import CHECKPOINT_FOLDER, SUMMARY_FILE
 from pipeline.track.metric_log import METRICS_FILE
+from pipeline.track.report.run_page import REPORT_FILE
 from pipeline.world import World
 
 
@@ -42,6 +43,7 @@ def summary_text(summary: dict[str, Any]) -> str:
         rate, peak = (flop_text(summary[key]) for key in ("rate/flops_per_s", "peak_flops_per_s"))
         share = f"{100 * summary['rate/mfu_frac']:.0f} % of the peak of {peak}/s"
         compute = f"compute     {rate}/s, {share} ({summary['peak_source']})\n"
+    report = f", {REPORT_FILE}" if (folder / REPORT_FILE).is_file() else ""
     ranks = "1 rank" if summary["world_size"] == 1 else f"{summary['world_size']} ranks"
     images = f"of {summary['val/samples']:,.0f} validation images"
     if "val/map_frac" in summary:
@@ -54,6 +56,6 @@ def summary_text(summary: dict[str, Any]) -> str:
         f" {100 * summary['rate/data_wait_frac']:.2f} % of the time waiting for data,"
         f" {summary['wall_s']:.0f} s in all\n"
         f"{compute}{bounded}"
-        f"run         {folder} ({METRICS_FILE}, {SUMMARY_FILE}, {CHECKPOINT_FOLDER}/)\n"
+        f"run         {folder} ({METRICS_FILE}, {SUMMARY_FILE}, {CHECKPOINT_FOLDER}/{report})\n"
         f'next        make evaluate ARGS="run={folder}"\n'
     )

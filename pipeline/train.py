@@ -50,6 +50,7 @@ from pipeline.shards.errors import UserError, run_entry_point
 from pipeline.shards.publish import publish_json
 from pipeline.track.loss_limit import LossLimit
 from pipeline.track.recorder import Recorder
+from pipeline.track.report.run_page import write_report_if_possible
 from pipeline.track.utilisation import Utilisation
 from pipeline.trained import start_from
 from pipeline.trainer_config import Precision
@@ -222,6 +223,8 @@ def _train(config: TrainConfig, world: World, opened: ExitStack) -> dict[str, An
     }
     if world.rank == 0:
         publish_json(run.folder / SUMMARY_FILE, summary)
+        if config.track.report:
+            write_report_if_possible(run.folder)
     return summary
 
 

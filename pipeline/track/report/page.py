@@ -58,7 +58,7 @@ def make_page(*, title: str, lead: str, top: str, sections: Sequence[Section], c
 {top}
 </header>
 <main>
-<noscript><p class="note warn">The curves are drawn by this file's script, which your browser does not run.</p></noscript>
+<noscript><p class="note warn">This file's script draws the curves, and your browser does not run it.</p></noscript>
 {panels}</main>
 <footer>Made by Tarmac. This page is one file: it loads nothing and sends nothing.</footer>
 <script type="application/json" id="curves">{script_json(curves)}</script>
