@@ -17,7 +17,7 @@ from pathlib import Path
 from pipeline.compose import compose, help_text
 from pipeline.shards.errors import UserError, run_entry_point
 from pipeline.sync_config import SYNC_SCHEMAS, SyncConfig
-from pipeline.track.follower import Unreachable, follow, hold_tracker
+from pipeline.track.following import Unreachable, follow, hold_tracker
 from pipeline.track.run_reading import RunRecord, find_runs, read_run
 from pipeline.track.wandb_tracker import WandbOptions, WandbTracker, has_key, known_of, newest_step
 

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.shards.publish import publish_json
-from pipeline.track.follower import Unreachable
+from pipeline.track.following import Unreachable
 from pipeline.track.media import Kind, Medium
 from pipeline.track.run_reading import RunRecord
 

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.track.follower import Follower, FollowerOptions, follow, hold_tracker, start_follower
+from pipeline.track.follower import Follower, FollowerOptions, start_follower
+from pipeline.track.following import follow, hold_tracker
 from pipeline.track.media import Medium
 from pipeline.track.metric_log import MetricLog
 from pipeline.track.run_reading import RunRecord

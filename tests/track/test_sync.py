@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from loopback import free_port
-from pipeline.track.follower import hold_tracker
+from pipeline.track.following import hold_tracker
 from wandb_files import environment_without_key, log_run, png_of
 from wandb_server import KEY, SentRun, WandbServer, wandb_server
 

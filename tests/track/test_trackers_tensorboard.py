@@ -10,7 +10,8 @@ import pytest
 from pipeline import run_tracking
 from pipeline.shards.errors import UserError
 from pipeline.shards.manifest import DataSet
-from pipeline.track.follower import FollowerOptions, follow, start_follower
+from pipeline.track.follower import FollowerOptions, start_follower
+from pipeline.track.following import follow
 from pipeline.track.metric_log import MetricLog
 from pipeline.track.run_reading import read_run
 from runs import train_here
