@@ -2,6 +2,7 @@
 
 metric_log = open_metric_log(config, run, world_size=world.size)            # on rank 0
 callbacks += build_tracking(config.track, metric_log=metric_log, loader=train_loader)   # on every rank
+callbacks += build_sample_tracking(config, metric_log=metric_log, ...).callbacks
 """
 
 from __future__ import annotations
@@ -13,14 +14,21 @@ import pytorch_lightning as pl
 
 from pipeline.config import TrainConfig
 from pipeline.data.loader import BatchLoader
+from pipeline.data.stream import StreamOrder
 from pipeline.logger_config import LoggerConfig, TensorBoardConfig, WandbConfig
 from pipeline.run_folder import Run
 from pipeline.shards.errors import UserError
+from pipeline.track.drawing import Drawing
+from pipeline.track.eval_pictures import EvaluationPictures
 from pipeline.track.first_layer import FirstLayerPictures
 from pipeline.track.follower import FollowerOptions, start_follower
+from pipeline.track.gap import GeneralisationGap
 from pipeline.track.layer_watch import LayerWatch
 from pipeline.track.metric_log import MetricLog
+from pipeline.track.sample_pictures import AugmentedPicture
+from pipeline.track.sample_tracking import SampleTracking
 from pipeline.track_config import TrackConfig
+from pipeline.trainer_config import Precision
 
 
 def require_tracker(config: LoggerConfig) -> None:
@@ -78,3 +86,19 @@ def build_tracking(config: TrackConfig, *, metric_log: MetricLog | None, loader:
     if config.pictures:
         watching.append(FirstLayerPictures(metric_log=metric_log, image_shape=loader.reader.image_shape))
     return watching
+
+
+def build_sample_tracking(
+    config: TrainConfig, *, metric_log: MetricLog | None, loader: BatchLoader, val_loader: BatchLoader
+) -> SampleTracking:
+    """Return what watches samples, on every rank; of a stream, which shows each image once, there is no gap."""
+    drawing = Drawing()
+    inputs = pictures = gap = None
+    if config.track.pictures:
+        inputs = AugmentedPicture(metric_log=metric_log, drawing=drawing, reader=loader.reader)
+        classes = loader.reader.data_set.classes
+        pictures = EvaluationPictures(metric_log=metric_log, drawing=drawing, classes=classes)
+    if config.track.gap and not isinstance(loader.order, StreamOrder):
+        is_bf16 = config.trainer.precision is Precision.bf16
+        gap = GeneralisationGap(metric_log=metric_log, loader=loader, val_loader=val_loader, autocast=is_bf16)
+    return SampleTracking(inputs=inputs, pictures=pictures, gap=gap, drawing=drawing)

@@ -19,6 +19,10 @@ class TrackConfig:
     pictures: bool = field(
         default=True, metadata={"help": "first layer's weights, augmented inputs, best and worst samples, confusion"}
     )
+    gap: bool = field(
+        default=True,
+        metadata={"help": "at evaluations, the generalisation gap: also evaluates a fixed sample of training images"},
+    )
     peak_flops_per_s: float | None = field(
         default=None,
         metadata={"help": "a rank's peak FLOP/s, for rate/mfu_frac; null: its GPU's data sheet, or measured once"},

@@ -121,11 +121,19 @@ class EncodedReader:
         """(height, width, channels)."""
         return (*self._size, CHANNELS)
 
+    @property
+    def is_at_hand(self) -> bool:
+        """Whether any sample can be read at any time, and not those alone that `start` was told of."""
+        return isinstance(self._feed, AllAtHand)
+
     def start(self, uses: Iterator[Use]) -> None:
         self._feed.start(uses)
 
-    def fill(self, slots: Slots, *, epoch: int, out: torch.Tensor) -> Int64Array:
+    def fill(self, slots: Slots, *, epoch: int, out: torch.Tensor, crop: Crop | None = None) -> Int64Array:
         """Decode what is seen of the slots' samples into `out` and return their labels, int64 (B,) or (B, K).
+
+        Args:
+            crop: what is seen; None: what the reader was opened for.
 
         Raises:
             DamageError: an image cannot be decoded, or its decoder complains and its bytes are not those that were
@@ -140,7 +148,7 @@ class EncodedReader:
             self._verify_records(shards, sample_ids)
         samples = self._samples[sample_ids]
         sizes = {"heights_B": samples["height"].astype(np.int64), "widths_B": samples["width"].astype(np.int64)}
-        views = self.crop.views(slots.positions, epoch=epoch, size=self._size, **sizes)
+        views = (crop or self.crop).views(slots.positions, epoch=epoch, size=self._size, **sizes)
         jobs = make_jobs(views, offsets=samples["offset"], sizes_bytes=samples["size_bytes"], **sizes)
         failures = self.decoder.decode(self._mapped.array, jobs, out=out.numpy())
         for index in np.flatnonzero(jobs["result"] == BROKEN).tolist():

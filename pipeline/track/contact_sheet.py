@@ -2,6 +2,7 @@
 
     tile = Tile(pictures=(before_HWC, after_HWC), lines=("7 horse", "slot 0, id 4711"))
     draw_sheet([tile, ...], title="runs/0007, step 1234").save("batch.png")
+    png_of(draw_sheet(...))             # its bytes
 
 A tile's pictures stand side by side, each in a box of the last one's size. Small ones are enlarged by a whole
 factor, so that a pixel stays a square; what is larger than the box is shrunk into it.
@@ -9,6 +10,7 @@ factor, so that a pixel stays a square; what is larger than the box is shrunk in
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -73,6 +75,13 @@ def draw_sheet(tiles: Sequence[Tile], *, title: str) -> Image.Image:
             where = (left, upper + box_height + GAP + index * LINE_HEIGHT)
             draw.text(where, _shorten(line, font, tile_width), fill=FAINT if index else INK, font=font)
     return sheet
+
+
+def png_of(image: Image.Image) -> bytes:
+    """Return an image as a PNG file."""
+    stream = io.BytesIO()
+    image.save(stream, format="PNG")
+    return stream.getvalue()
 
 
 def fit(pixels_HWC: Pixels, *, width: int, height: int) -> Image.Image:

@@ -10,7 +10,7 @@ Axes: B batch, D pixels of an image, K classes, L labels of a sample.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, Protocol
 
 import pytorch_lightning as pl
 import torch
@@ -30,6 +30,13 @@ from pipeline.training.sharding import whole
 from pipeline.training.step_plan import StepPlan
 
 MakeOptimizer = Callable[[nn.Module], torch.optim.Optimizer]
+
+
+class EvaluationWatch(Protocol):
+    """Looks on while a split is evaluated."""
+
+    def add(self, logits_BK: torch.Tensor, losses_B: torch.Tensor, batch: Batch) -> None:
+        """Look at what was said of a batch, and at each sample's loss."""
 
 
 class ClassifierModule(pl.LightningModule):
@@ -61,6 +68,8 @@ class ClassifierModule(pl.LightningModule):
         self.eval_metrics: dict[str, float] = {}
         # Of the last pass that was asked for it.
         self.class_report: ClassReport | None = None
+        # Of the passes to come; those within training are then asked for a class report.
+        self.evaluation_watch: EvaluationWatch | None = None
         self.num_extra_sums = 2
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -144,6 +153,8 @@ class ClassifierModule(pl.LightningModule):
         losses_B = self.objectives.evaluation(logits_BK, labels)
         errors_B = mean_squared_error(scores_of(logits_BK, self.objectives.scores), labels)
         self._eval_sums.add(logits_BK, labels, losses_B, weights_B, errors_B=errors_B)
+        if self.evaluation_watch is not None:
+            self.evaluation_watch.add(logits_BK, losses_B, batch)
         num_classes = logits_BK.shape[1]
         if labels.ndim == 2:
             self._label_scores = self._label_scores or LabelScores(num_classes=num_classes)
@@ -169,7 +180,7 @@ class ClassifierModule(pl.LightningModule):
         return {**metrics, "samples": round(metrics["samples"])}
 
     def on_validation_start(self) -> None:
-        self.start_evaluation()
+        self.start_evaluation(by_class=self.evaluation_watch is not None)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         self.add_evaluation_batch(batch)
