@@ -22,6 +22,7 @@ const alive = document.getElementById("alive");
 const place = document.getElementById("view");
 const sidebar = new Sidebar(state, choose);
 let version = "";
+let keptHash = "";
 let timer = 0;
 let asking = false;
 let isDirty = false;
@@ -40,7 +41,8 @@ function showView() {
   }
   if (place.firstChild !== view.element) place.replaceChildren(view.element);
   view.update({ chosen: state.chosen, settings: state.settings, ink: styled("--ink") });
-  history.replaceState(null, "", state.hash);
+  if (state.hash !== keptHash) history.replaceState(null, "", state.hash);
+  keptHash = state.hash;
 }
 
 async function ask() {

@@ -12,6 +12,7 @@ export class Sidebar {
     this.state = state;
     this.onChoose = onChoose;
     this.rows = new Map();
+    this.shown = [];
     this.filter = document.getElementById("filter");
     this.list = document.getElementById("runs");
     this.count = document.getElementById("count");

@@ -6,6 +6,11 @@ import { append, MOST_POINTS } from "./series.js";
 // Until somebody chooses, runs at work are shown, at most so many, or else the newest.
 const MOST_BY_ITSELF = 6;
 
+/** An object that inherits no names, since a metric may be called anything. */
+function nameless() {
+  return Object.create(null);
+}
+
 export class State {
   constructor(hash) {
     const given = new URLSearchParams(hash.replace(/^#/, ""));
@@ -69,8 +74,8 @@ export class State {
     }
     const hadRows = answer.is_whole && Object.keys(run.series).length > 0;
     const isNew = hadRows || Boolean(answer.about) || Object.keys(answer.series).length > 0;
-    if (answer.is_whole) run.series = answer.series;
-    else append(run.series, answer.series);
+    if (answer.is_whole) run.series = nameless();
+    append(run.series, answer.series);
     Object.assign(run.titles, answer.titles);
     run.cursor = answer.cursor;
     if (Object.values(run.series).some(([steps]) => steps.length > MOST_POINTS)) run.cursor = "";
@@ -98,7 +103,7 @@ export class State {
       while (taken.has(slot)) slot += 1;
       this.runs.set(id, {
         id, name: overview.name, overview, slot, ...lineOf(slot), cursor: "", about: "",
-        series: {}, titles: {}, config: {}, facts: {}, summary: {}, media: [],
+        series: nameless(), titles: nameless(), config: {}, facts: {}, summary: {}, media: [],
       });
     }
   }
