@@ -71,7 +71,8 @@ class SpeedCard {
       const { x } = curve;
       curves.push({ label: "batch", colour: state.ink, dash: [6, 4], width: 1, x, values: x.map(() => batch) });
     }
-    this.chart.show(curves, { ...state.settings, axis: "step" });
+    // The scale grows by orders of magnitude as training goes on.
+    this.chart.show(curves, { ...state.settings, axis: "step", log: true });
   }
 
   showShares(run) {
