@@ -23,6 +23,8 @@ from pipeline.data.counting import counters_of
 from pipeline.data.loader import Batch, BatchLoader
 from pipeline.shards.errors import UserError
 from pipeline.track.ceilings import HowUpdated, loader_images_per_s, model_images_per_s, over_ranks
+from pipeline.track.cockpit import Bound
+from pipeline.track.exchange import network_bound
 from pipeline.track.loss_limit import LossLimit
 from pipeline.track.metric_log import MetricLog
 from pipeline.track.starvation import Rates, bound_text, counter_rates, shares_of
@@ -60,6 +62,11 @@ class Recorder(pl.Callback):
         self._epoch_steps = 0
         self._counters: dict[str, float] = {}
         self._replayed: Batch | None = None
+
+    @property
+    def trained_s(self) -> float:
+        """Seconds of all steps so far, evaluation and checkpoints left out."""
+        return self._trained_s
 
     @property
     def images_per_s(self) -> float:
@@ -104,6 +111,13 @@ class Recorder(pl.Callback):
         if self.metric_log is not None:
             self.metric_log.write(step=module.plan.total_steps, row=row)
         return {**row, "bounded_by": bound_text(rates)}
+
+    def find_network_bound(self, module: ClassifierModule, *, how: HowUpdated) -> Bound:
+        """Measure the batch below which the network decides; when and how is as of `find_bound`."""
+        trained_s = over_ranks(self._trained_s, "max", device=module.device)
+        if self._replayed is None or trained_s < LEAST_TRAINED_S:
+            return Bound(images=None, source=f"not measured in {trained_s:.1f} s of training")
+        return network_bound(module, self._replayed, how=how, max_s=min(BOUND_S, BOUND_FRAC * trained_s) / 2)
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
         # In the all-reduce of the metrics: seconds waited for data, seconds passed, the device's peak and use, and what
