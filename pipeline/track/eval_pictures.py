@@ -92,10 +92,10 @@ def log_samples(metric_log: MetricLog, watched: Watched, *, step: int, classes: 
     }
     for name, (samples, what) in sheets.items():
         if samples:
-            title = f"Step {step:,}: the {len(samples)} {what}"
+            told = "below each its label, the answer and how sure it is, the loss"
+            title = f"Step {step:,}: the {len(samples)} {what}; {told}"
             tiles = [tile_of(sample, classes=classes, scores=scores) for sample in samples]
-            png = png_of(draw_sheet(tiles, title=title))
-            metric_log.picture(step=step, name=name, png=png, caption=f"{title}, with label, answer and loss")
+            metric_log.picture(step=step, name=name, png=png_of(draw_sheet(tiles, title=title)), caption=title)
 
 
 def tile_of(sample: TopSample, *, classes: Sequence[str], scores: Scores) -> Tile:
@@ -106,8 +106,8 @@ def tile_of(sample: TopSample, *, classes: Sequence[str], scores: Scores) -> Til
     return Tile(
         pictures=(sample.image_HWC,),
         lines=(
-            f"label: {labels}",
-            f"answer: {classes[sample.answer]} ({_confidence(sample.confidence, scores)})",
+            labels,
+            f"{_confidence(sample.confidence, scores)} {classes[sample.answer]}",
             f"loss {sample.loss:.3g}, id {sample.sample_id}",
         ),
     )
