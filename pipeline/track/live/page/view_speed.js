@@ -4,7 +4,7 @@ import { getTable } from "./api.js";
 import { bandOf } from "./chart_list.js";
 import { Chart } from "./chart.js";
 import { arrange, el, setText, swatch } from "./dom.js";
-import { duration, short, whole, withUnit } from "./format.js";
+import { duration, whole, withUnit } from "./format.js";
 import { newest } from "./series.js";
 import { tableOf } from "./table.js";
 
@@ -115,7 +115,7 @@ function linesOf(run) {
     lines.push(`about ${duration(((total - step) * batch) / rate)} of training left`);
   }
   const measured = run.summary["rate/images_per_s"] ?? rate;
-  if (measured) lines.push(`${short(measured, 4)} images/s`);
+  if (measured) lines.push(withUnit("rate/images_per_s", measured));
   const wait = run.summary["rate/data_wait_frac"] ?? newest(run.series["rate/data_wait_frac"]);
   if (wait !== null && wait !== undefined) lines.push(`${withUnit("_frac", wait, 3)} of the time waiting for data`);
   for (const [key, text] of [["rate/mfu_frac", "of the peak FLOP/s"], ["gpu/use_frac", "GPU use"]]) {
