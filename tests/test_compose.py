@@ -19,6 +19,7 @@ from pipeline.export_config import EXPORT_SCHEMAS
 from pipeline.inspect_config import INSPECT_SCHEMAS
 from pipeline.plan_config import PLAN_SCHEMAS
 from pipeline.predict_config import PREDICT_SCHEMAS
+from pipeline.report_config import COMPARE_SCHEMAS, REPORT_SCHEMAS
 from pipeline.shards.errors import UserError
 from pipeline.sweep_config import BATCH_FINDER_SCHEMAS, RATE_TEST_SCHEMAS, SWEEP_SCHEMAS
 from pipeline.sync_config import SYNC_SCHEMAS
@@ -34,6 +35,8 @@ COMMANDS: dict[str, Schemas] = {
     "model_card": CARD_SCHEMAS,
     "plan": PLAN_SCHEMAS,
     "inspect": INSPECT_SCHEMAS,
+    "report": REPORT_SCHEMAS,
+    "compare": COMPARE_SCHEMAS,
     "coord_check": COORD_CHECK_SCHEMAS,
     "sweep": SWEEP_SCHEMAS,
     "rate_test": RATE_TEST_SCHEMAS,
