@@ -217,8 +217,9 @@ def _settings(wandb: Any, options: WandbOptions) -> Any:
 
 
 def _import_wandb() -> Any:
-    # It is slow to import, and reads this when it is.
+    # It is slow to import, and reads these when it is. Reports on itself need the network, also offline.
     os.environ.setdefault("WANDB_SILENT", "true")
+    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
     import wandb
 
     return wandb
