@@ -55,6 +55,8 @@ log = logging.getLogger(__name__)
 AUTO_CHECK_BYTES = 4 << 30
 # The side that encoded images are brought to where none is asked for: that of the bottleneck MLP's presets.
 ENCODED_RESOLUTION = 64
+# So many small batches, or so many bytes of them, a thread of the loader fills at a time.
+MAX_TOGETHER, TOGETHER_BYTES = 16, 2 << 20
 
 TrainingOrder = FullOrder | WindowOrder | MixtureOrder | StreamOrder
 
@@ -333,6 +335,13 @@ def _order_of_one(
                 chunk_samples=config.chunk_samples,
             )
     raise TypeError(f"no order for {type(config).__name__}")
+
+
+def batches_together(reader: Reader, *, slots: int) -> int:
+    """Return how many batches of `slots` samples a thread of the loader should fill at a time."""
+    if not (isinstance(reader, PackedReader) and reader.is_at_hand):
+        return 1  # to decode or to wait for one batch is work enough for a thread
+    return max(1, min(MAX_TOGETHER, TOGETHER_BYTES // (slots * math.prod(reader.image_shape))))
 
 
 def build_eval_loader(

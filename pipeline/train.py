@@ -17,6 +17,7 @@ from pipeline.build import build_module
 from pipeline.build_data import (
     TrainingOrder,
     Wanted,
+    batches_together,
     build_crop,
     build_eval_loader,
     build_order,
@@ -157,6 +158,7 @@ def _train(config: TrainConfig, world: World, opened: ExitStack) -> dict[str, An
         first_step=lambda: module.finished_steps,
         micro_slots=batch_plan.micro_slots_per_rank,
         prefetch=config.data.prefetch,
+        together=batches_together(train_reader, slots=batch_plan.micro_slots_per_rank),
         pin=world.cuda,
     )
     val_loader = build_eval_loader(

@@ -5,7 +5,10 @@
         batch.images_BHWC           # uint8, valid until two further batches have been asked for
 
 A few threads, no worker process, no copies: reused buffers (pinned, when there is a GPU) go round between the threads
-and the consumer. The loader keeps no position of its own: what comes next follows from the number of finished steps.
+and the consumer. Small batches are filled several at a time: to wake a thread and to share Python's lock with it costs
+the consumer of a small model more (0.5 ms on two cores) than to fill 128 images of 32x32 (0.07 ms).
+
+The loader keeps no position of its own: what comes next follows from the number of finished steps.
 
 Axes: B slots of this rank, H height, W width, C channels.
 """
@@ -82,7 +85,9 @@ class BatchLoader:
     Args:
         first_step: returns the number of finished steps when an iteration starts; that is all the state there is.
         micro_slots: slots of this rank in one micro-batch; None for all of a step's at once.
-        prefetch: batches to keep ready ahead of the consumer; as many threads fill them, if torch may use so many.
+        prefetch: batches, or groups of them, to keep ready ahead of the consumer; as many threads fill them, if torch
+            may use so many.
+        together: batches in a group, which one thread fills one after the other.
         pin: allocate page-locked memory, for asynchronous copies to a GPU.
     """
 
@@ -96,12 +101,13 @@ class BatchLoader:
         first_step: Callable[[], int] = lambda: 0,
         micro_slots: int | None = None,
         prefetch: int = 3,
+        together: int = 1,
         pin: bool = False,
     ) -> None:
         self.reader, self.order = reader, order
         self.rank, self.world_size = rank, world_size
         self.first_step = first_step
-        self.prefetch, self.pin = prefetch, pin
+        self.prefetch, self.together, self.pin = prefetch, together, pin
         step_slots = order.batch_size // world_size
         self.slots = min(micro_slots or step_slots, step_slots)
         self.micro_batches = -(-step_slots // self.slots)
@@ -146,21 +152,25 @@ class BatchLoader:
         self._pool = pool = start_threads(min(torch.get_num_threads(), self.prefetch), name="loader")
         first_step = self.first_step()
         self.reader.start(self._uses(first_step))
-        futures = (
-            pool.submit(self._fill, step, micro, slots, self._free_buffer())
-            for step, micro, slots in self._parts(first_step)
-        )
+        parts = self._parts(first_step)
+        groups = iter(lambda: [(*part, self._free_buffer()) for part in islice(parts, self.together)], [])
+        futures = (pool.submit(self._fill_group, group) for group in groups)
+        filled: deque[Batch | BaseException] = deque()
         try:
             in_flight = deque(islice(futures, self.prefetch))
-            while in_flight:
+            while in_flight or filled:
                 if len(self._held) == HELD_BATCHES:
                     self._free.append(self._held.popleft())
                 asked_s = time.perf_counter()
-                batch = in_flight.popleft().result()
+                if not filled:
+                    filled.extend(in_flight.popleft().result())
+                    in_flight.extend(islice(futures, 1))
+                batch = filled.popleft()
+                if isinstance(batch, BaseException):
+                    raise batch
                 self._held.append(batch.buffer)
                 if batch.micro == self.micro_batches - 1:
                     self.reader.finish(batch.step)
-                in_flight.extend(islice(futures, 1))
                 self.wait_s += time.perf_counter() - asked_s
                 yield batch
         finally:
@@ -188,6 +198,16 @@ class BatchLoader:
         steps = rank_slots(self.order, epoch=epoch, first_step=first, rank=self.rank, world_size=self.world_size)
         return enumerate(steps, start=first_step)
 
+    def _fill_group(self, group: list[tuple[int, int, Slots, int]]) -> list[Batch | BaseException]:
+        """Return the batches of (step, micro-batch, slots, buffer), up to the first that fails, and its error."""
+        filled: list[Batch | BaseException] = []
+        try:
+            for step, micro, slots, buffer in group:
+                filled.append(self._fill(step, micro, slots, buffer))
+        except BaseException as error:
+            filled.append(error)
+        return filled
+
     def _fill(self, step: int, micro: int, slots: Slots, buffer: int) -> Batch:
         """Gather a batch into a buffer, once the buffer's earlier content has left for the device."""
         if copied := self._copied.pop(buffer, None):
@@ -213,7 +233,7 @@ class BatchLoader:
         )
 
     def _free_buffer(self) -> int:
-        """Return a buffer to fill; `prefetch` bounds how many there ever are."""
+        """Return a buffer to fill; `prefetch` and `together` bound how many there ever are."""
         if not self._free:
             shape = (self.slots, *self.reader.image_shape)
             with torch.inference_mode(False):  # the threads that fill it are in no inference mode

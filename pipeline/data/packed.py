@@ -97,6 +97,11 @@ class PackedReader:
         """(height, width, channels)."""
         return (self.layout.height, self.layout.width, self.layout.channels)
 
+    @property
+    def is_at_hand(self) -> bool:
+        """Whether all shards are local files, so that `fill` waits for nothing but the page cache."""
+        return isinstance(self._feed, AllAtHand)
+
     def start(self, uses: Iterator[Use]) -> None:
         self._feed.start(uses)
 

@@ -57,7 +57,7 @@ class StepLoop(_TrainingEpochLoop):
         batch, _, _ = next(data_fetcher)
         batch_idx = self.batch_idx + 1
         progress.is_last_batch = data_fetcher.done
-        batch = strategy.batch_to_device(batch, dataloader_idx=0)
+        batch = self.trainer.datamodule.transfer_batch_to_device(batch, strategy.root_device, 0)
         progress.increment_ready()
         self._call("on_train_batch_start", batch, batch_idx)
         progress.increment_started()
