@@ -146,7 +146,7 @@ def _orthogonalise_on_all_ranks(updates: Sequence[torch.Tensor], *, num_iteratio
     """
     device = updates[0].device
     is_gpu = device.type == "cuda"
-    # On the CPU bfloat16 is emulated wherever the processor lacks it.
+    # What ranks exchange has one type, also where one of their processors knows bfloat16 and another does not.
     dtype = torch.bfloat16 if is_gpu else torch.float32
     wide = [update if update.shape[0] <= update.shape[1] else update.T for update in updates]
     ranks, rank = 1, 0
@@ -158,7 +158,7 @@ def _orthogonalise_on_all_ranks(updates: Sequence[torch.Tensor], *, num_iteratio
         results_KMN[rank::ranks] = orthogonalise(torch.stack(mine).to(dtype), num_iterations=num_iterations)
     else:  # no launches to save there, and a product of stacks was no faster: 8 of 256 x 1,024 in 78 ms, singly 70 ms
         for result_MN, update_MN in zip(results_KMN[rank::ranks], mine, strict=True):
-            result_MN.copy_(orthogonalise(update_MN, num_iterations=num_iterations))
+            result_MN.copy_(orthogonalise(update_MN.to(_cpu_type()), num_iterations=num_iterations))
     if ranks > 1:
         sent = [distributed.broadcast(results_KMN[i], src=i % ranks, async_op=True) for i in range(len(wide))]
         for handle in sent:
@@ -167,6 +167,12 @@ def _orthogonalise_on_all_ranks(updates: Sequence[torch.Tensor], *, num_iteratio
         result if update.shape[0] <= update.shape[1] else result.T
         for result, update in zip(results_KMN, updates, strict=True)
     ]
+
+
+def _cpu_type() -> torch.dtype:
+    """Return bfloat16 where the processor multiplies it, else float32: there bfloat16 is emulated, and slower."""
+    knows_bf16 = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
+    return torch.bfloat16 if knows_bf16 is not None and knows_bf16() else torch.float32
 
 
 def _put_together(update: torch.Tensor, *, like: torch.Tensor) -> torch.Tensor:
