@@ -91,7 +91,8 @@ def series_of(rows: Iterable[dict[str, Any]]) -> dict[str, Series]:
     for row in rows:
         for key, value in row.items():
             if key != "step" and (value is None or (isinstance(value, int | float) and not isinstance(value, bool))):
-                series.setdefault(key, {})[row["step"]] = value
+                is_finite = value is not None and abs(value) < float("inf")
+                series.setdefault(key, {})[row["step"]] = value if is_finite else None
     return {
         key: Series(steps=sorted(values), values=[values[step] for step in sorted(values)])
         for key, values in series.items()
