@@ -24,8 +24,6 @@ from pipeline.track.metric_log import METRICS_FILE
 from pipeline.track.step_rows import read_rows
 
 CONFIG_FILE = "config.yaml"
-# Before the quantity and the layer's name.
-LAYERS = "layers/"
 # libyaml's, where PyYAML has it, reads ten times as fast.
 SAFE_LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
