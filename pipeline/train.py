@@ -37,6 +37,7 @@ from pipeline.data_config import FullOrderConfig
 from pipeline.evaluate import metrics_of
 from pipeline.planning.flop import training_flop
 from pipeline.run_callbacks import build_callbacks
+from pipeline.run_cockpit import build_noise_watch, close_cockpit, open_cockpit
 from pipeline.run_folder import (
     SUMMARY_FILE,
     Run,
@@ -46,7 +47,7 @@ from pipeline.run_folder import (
     read_json,
 )
 from pipeline.run_text import start_text, summary_text
-from pipeline.run_tracking import build_tracking, open_metric_log, require_tracker
+from pipeline.run_tracking import build_sample_tracking, build_tracking, open_metric_log, require_tracker
 from pipeline.shards.errors import UserError, run_entry_point
 from pipeline.shards.publish import publish_json
 from pipeline.track.loss_limit import LossLimit
@@ -172,6 +173,8 @@ def _train(config: TrainConfig, world: World, opened: ExitStack) -> dict[str, An
     metric_log = open_metric_log(config, run, world_size=world.size) if world.rank == 0 else None
     if metric_log is not None:
         opened.callback(metric_log.close)
+    samples = build_sample_tracking(config, metric_log=metric_log, loader=train_loader, val_loader=val_loader)
+    opened.callback(samples.close)
     recorder = Recorder(
         metric_log=metric_log,
         loader=train_loader,
@@ -184,13 +187,26 @@ def _train(config: TrainConfig, world: World, opened: ExitStack) -> dict[str, An
         images_per_step=min(batch_plan.slots, num_samples),
         loss_limit=LossLimit(config.trainer.max_loss_ratio),
     )
+    cockpit = open_cockpit(
+        config,
+        world,
+        batch=batch_plan,
+        images=recorder.images_per_step,
+        data_set=data_set,
+        image_shape=train_reader.image_shape,
+    )
     signals = StopSignals()
     parts = build_callbacks(
         config,
         world,
         run,
         model=module.model,
-        watching=[recorder, *build_tracking(config.track, metric_log=metric_log, loader=train_loader)],
+        watching=[
+            recorder,
+            *build_tracking(config.track, metric_log=metric_log, loader=train_loader),
+            *build_noise_watch(config, cockpit, metric_log=metric_log),
+            *samples.callbacks,
+        ],
         fingerprint=fingerprint,
         signals=signals,
     )
@@ -205,11 +221,17 @@ def _train(config: TrainConfig, world: World, opened: ExitStack) -> dict[str, An
         trainer.fit(module, datamodule=datamodule, ckpt_path=run.checkpoint, weights_only=True)
     world.agree(lambda: require_stored(parts.checkpoints, run, step=plan.total_steps))
     with nullcontext() if parts.average is None else parts.average.in_place(module.model):
-        final = metrics_of(module, val_loader, world, precision=config.trainer.precision)
+        final = samples.evaluate_last(
+            module,
+            lambda: metrics_of(
+                module, val_loader, world, precision=config.trainer.precision, by_class=config.track.pictures
+            ),
+            step=plan.total_steps,
+        )
     bound = recorder.find_bound(module, how=how_updated(config.trainer)) if config.trainer.measure_bound else {}
     summary: dict[str, Any] = {
         "run_dir": str(run.folder),
-        **{f"val/{key}": value for key, value in final.items()},
+        **final,
         "steps": plan.total_steps,
         # Of this process alone: a resumed run tells the speed since it was resumed.
         "rate/images_per_s": recorder.images_per_s,
@@ -217,6 +239,7 @@ def _train(config: TrainConfig, world: World, opened: ExitStack) -> dict[str, An
         **recorder.utilisation.summary(images_per_s=recorder.images_per_s),
         **parts.checkpoints.writer.means(),
         **bound,
+        "batch_advice": close_cockpit(cockpit, config, module, recorder=recorder, metric_log=metric_log),
         "wall_s": time.perf_counter() - started_s,
         "world_size": world.size,
         "parameters": sum(parameter.numel() for parameter in module.model.parameters()),

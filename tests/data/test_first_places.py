@@ -67,9 +67,9 @@ def test_training_images_are_read_whole_through_the_reader_that_crops(pictures: 
 
     cropping = [opened(RandomCrop(seed=1)) for _ in range(1 + is_mixed)]
     reader = ConcatReader(cropping) if is_mixed else cropping[0]
-    slots = slots_of(np.array([3, 59, 0, 17]) + 60 * (np.array([0, 1, 1, 0]) if is_mixed else 0))
+    slots = slots_of(np.array([3, 53, 0, 17]) + 54 * (np.array([0, 1, 1, 0]) if is_mixed else 0))
     expected, cropped = (torch.empty((4, *SIZE, 3), dtype=torch.uint8) for _ in range(2))
-    labels = opened(CentreCrop(frac=1.0)).fill(slots_of(np.array([3, 59, 0, 17])), epoch=0, out=expected)
+    labels = opened(CentreCrop(frac=1.0)).fill(slots_of(np.array([3, 53, 0, 17])), epoch=0, out=expected)
     reader.fill(slots, epoch=0, out=cropped)
     assert not torch.equal(cropped, expected)
     order = FirstPlaces(
