@@ -7,6 +7,7 @@ Pictures are shown as such, tables as text. Written by the tensorboard package a
 
 from __future__ import annotations
 
+import os
 import struct
 import time
 from collections.abc import Sequence
@@ -35,7 +36,8 @@ class TensorBoardTracker:
         logdir = folder / FOLDER
         logdir.mkdir(exist_ok=True)
         for path in logdir.glob("events.out.tfevents.*"):
-            path.unlink()
+            # Emptied, not removed: a TensorBoard that reads it would wait for it for ever.
+            os.truncate(path, 0)
         self._events = EventFileWriter(str(logdir))
         # Tells a TensorBoard that is open to drop what it read from the files before.
         self._events.add_event(

@@ -32,6 +32,12 @@ def show(folder: Path) -> None:
     follow(folder, TensorBoardTracker(folder), is_ended=lambda: True)
 
 
+def assert_same(shown: list[tuple[int, float]], expected: list[tuple[int, float]]) -> None:
+    """Assert equal steps, and values equal but for being stored as float32."""
+    assert [step for step, _ in shown] == [step for step, _ in expected]
+    assert [value for _, value in shown] == pytest.approx([value for _, value in expected])
+
+
 def scalars(events: EventAccumulator, tag: str) -> list[tuple[int, float]]:
     return [(event.step, event.value) for event in events.Scalars(tag)]
 
@@ -45,7 +51,7 @@ def test_numbers_pictures_and_tables_are_those_of_the_record(tmp_path: Path) -> 
     events = opened(tmp_path).Reload()
     for key, series in read_run(tmp_path).series.items():
         expected = [(s, v) for s, v in zip(series.steps, series.values, strict=True) if v is not None]
-        assert scalars(events, key) == pytest.approx(expected)
+        assert_same(scalars(events, key), expected)
     pictures = events.Tensors("model/first_layer")
     assert [event.step for event in pictures] == [100, 200]
     assert [list(event.tensor_proto.string_val) for event in pictures] == [
@@ -65,9 +71,9 @@ def test_a_run_that_goes_on_has_each_step_once_also_for_a_tensorboard_that_is_op
     log_run(tmp_path, last_step=300, resume_step=90, is_finished=True, loss=7.0)
     show(tmp_path)
     expected = [(step, (1.0 if step <= 90 else 7.0) / step) for step in range(10, 301, 10)]
-    assert scalars(events.Reload(), "train/loss") == pytest.approx(expected)
-    assert scalars(opened(tmp_path).Reload(), "train/loss") == pytest.approx(expected)
-    assert len(list((tmp_path / "tensorboard").iterdir())) == 1
+    assert_same(scalars(events.Reload(), "train/loss"), expected)
+    assert_same(scalars(opened(tmp_path).Reload(), "train/loss"), expected)
+    assert sum(path.stat().st_size > 0 for path in (tmp_path / "tensorboard").iterdir()) == 1
 
 
 def test_of_a_long_table_the_first_rows_are_shown_and_the_others_counted() -> None:
@@ -85,7 +91,7 @@ def test_the_process_writes_what_is_logged(tmp_path: Path) -> None:
     for step in range(1, 51):
         log.write(step=step, row={"train/loss": 1 / step})
     log.close()
-    assert scalars(opened(tmp_path).Reload(), "train/loss") == pytest.approx([(s, 1 / s) for s in range(1, 51)])
+    assert_same(scalars(opened(tmp_path).Reload(), "train/loss"), [(step, 1 / step) for step in range(1, 51)])
 
 
 @pytest.mark.slow

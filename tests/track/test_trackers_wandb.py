@@ -13,10 +13,11 @@ from typing import Any
 import pytest
 
 from pipeline.shards.manifest import DataSet
+from pipeline.track.follower import FollowerOptions, start_follower
 from runs import SMALL, metric_rows, run_ranks
 from started import processes_in
 from waiting import wait_until
-from wandb_files import environment_without_key
+from wandb_files import environment_without_key, log_run
 from wandb_server import KEY, WandbServer, wandb_server
 
 pytestmark = pytest.mark.slow
@@ -121,6 +122,37 @@ def test_a_server_that_hangs_does_not_hold_the_end_of_a_run(synthetic: DataSet, 
         assert "Traceback" not in done.stderr
         assert list(recorded(tmp_path / "run", "train/loss")) == list(range(1, 401))
         wait_until(lambda: not processes_in(tmp_path), what="the end of wandb's processes")
+
+
+def test_a_server_that_does_not_answer_at_the_start_is_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    log_run(tmp_path / "run", last_step=200, is_finished=True)
+    with wandb_server() as server:
+        server.is_stuck = True
+        for name, value in server.environment.items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.setenv("WANDB_INIT_TIMEOUT", "1")
+        options = FollowerOptions(
+            folder=str(tmp_path / "run"), tracker="wandb", finish_s=60, world_size=1, parent=os.getpid(), retry_s=0.1
+        )
+        follower = start_follower(options)
+        assert follower is not None
+        told = ""
+
+        def is_told() -> bool:
+            nonlocal told
+            told += capfd.readouterr().err
+            return "\n" in told
+
+        wait_until(is_told, what="a word on the server")
+        assert told.startswith("wandb cannot be reached (")
+        server.is_stuck = False
+        server.release.set()
+        wait_until(lambda: bool(server.runs), what="a run at the server")
+        follower.close()
+    (run,) = server.runs.values()
+    assert run.steps() == list(range(10, 201, 10))
 
 
 def test_what_a_lost_server_lacks_is_sent_later_and_each_step_is_there_once(synthetic: DataSet, tmp_path: Path) -> None:
