@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,9 @@ def summary_text(summary: dict[str, Any]) -> str:
         rate, peak = (flop_text(summary[key]) for key in ("rate/flops_per_s", "peak_flops_per_s"))
         share = f"{100 * summary['rate/mfu_frac']:.0f} % of the peak of {peak}/s"
         compute = f"compute     {rate}/s, {share} ({summary['peak_source']})\n"
+    advice = ""
+    if "batch_advice" in summary:
+        advice = textwrap.fill(f"batch       {summary['batch_advice']}", width=110, subsequent_indent=" " * 12) + "\n"
     report = f", {REPORT_FILE}" if (folder / REPORT_FILE).is_file() else ""
     ranks = "1 rank" if summary["world_size"] == 1 else f"{summary['world_size']} ranks"
     images = f"of {summary['val/samples']:,.0f} validation images"
@@ -55,7 +59,7 @@ def summary_text(summary: dict[str, Any]) -> str:
         f"speed       {summary['rate/images_per_s']:,.0f} images/s on {ranks},"
         f" {100 * summary['rate/data_wait_frac']:.2f} % of the time waiting for data,"
         f" {summary['wall_s']:.0f} s in all\n"
-        f"{compute}{bounded}"
+        f"{compute}{bounded}{advice}"
         f"run         {folder} ({METRICS_FILE}, {SUMMARY_FILE}, {CHECKPOINT_FOLDER}/{report})\n"
         f'next        make evaluate ARGS="run={folder}"\n'
     )

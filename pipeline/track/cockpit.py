@@ -14,7 +14,7 @@ steps. B_simple, which is measured, stands for B_noise; they agree within a fact
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from pipeline.track.metric_log import MetricLog
 from pipeline.training.noise_scale import LEAST, NoiseScale
@@ -67,7 +67,6 @@ class Cockpit:
     unmeasured: str | None = None
     memory: Bound = Bound(images=None, source="not looked at in a run so short")
     network: Bound = Bound(images=None, source="measured after training")
-    _logged: tuple[BatchFacts, NoiseScale | None] | None = field(default=None, init=False)
 
     @property
     def facts(self) -> BatchFacts:
@@ -86,10 +85,7 @@ class Cockpit:
             self.memory = self.find_memory()
 
     def log(self, metric_log: MetricLog, *, step: int) -> None:
-        """Log the table, with the advice as its caption, unless it is as it was."""
-        if self._logged == (self.facts, self.noise):
-            return
-        self._logged = (self.facts, self.noise)
+        """Log the table, with the advice as its caption."""
         columns, rows = cockpit_table(self.facts, self.noise)
         metric_log.table(step=step, name=TABLE, columns=columns, rows=rows, caption=self.advice)
 
@@ -120,8 +116,8 @@ def best_images(facts: BatchFacts, noise: NoiseScale | None) -> tuple[float | No
     if _is_near(facts.images, noise):
         return facts.images, "your batch: near the noise scale"
     if noise.images is None:
-        if facts.images >= noise.low:
-            return None, "whether a larger one would be better cannot be told yet"
+        if facts.images * NEAR >= noise.low:
+            return None, "whether another would be better cannot be told yet"
         return noise.low, "the least that the noise scale can be"
     return noise.images, "the noise scale"
 
@@ -143,6 +139,8 @@ def images_ratio(images: float, other: float, *, noise_images: float) -> float:
 
 
 def _scale_text(noise: NoiseScale) -> str:
+    if noise.images is None and noise.low < 1:
+        return f"The noise scale cannot be told yet from {noise.measurements} measurements"
     if noise.images is None:
         return f"The noise scale is over {rounded(noise.low)} images, how far over cannot be told yet"
     return f"The noise scale is about {rounded(noise.images)} images ({rounded(noise.low)} to {rounded(noise.high)})"
@@ -154,15 +152,15 @@ def _stand_text(facts: BatchFacts, noise: NoiseScale) -> str:
         is_wide = noise.high > NEAR**2 * noise.low
         return f"{yours} is near it, {'as far as can be told yet' if is_wide else 'a good trade of steps and images'}"
     target = noise.low if noise.images is None else noise.images
-    if noise.images is None and facts.images >= noise.low:
-        return f"{yours} is not too large, as far as can be told"
+    if noise.images is None and facts.images * NEAR >= noise.low:
+        return "Whether another batch would be better cannot be told either"
     if facts.images < target:
         fewer = steps_ratio(facts.images, target, noise_images=target)
         more = images_ratio(target, facts.images, noise_images=target)
-        at_least = "at least " if noise.images is None else ""
+        at_least, at_most = ("at least ", "at most ") if noise.images is None else ("", "")
         return (
             f"{yours} is well below it: a batch of about {rounded(target)} would take {at_least}{rounded(fewer)} times"
-            f" fewer steps for {rounded(more)} times the images; raise the learning rate with it"
+            f" fewer steps for {at_most}{rounded(more)} times the images; raise the learning rate with it"
         )
     fewer = images_ratio(facts.images, target, noise_images=target)
     more = steps_ratio(target, facts.images, noise_images=target)
