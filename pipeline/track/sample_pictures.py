@@ -22,7 +22,7 @@ from pipeline.data.loader import Batch
 from pipeline.data.reader import Reader
 from pipeline.data.uncropped import whole_images
 from pipeline.shards.index import NO_LABEL
-from pipeline.track.contact_sheet import Pixels, Tile, draw_sheet, png_of
+from pipeline.track.contact_sheet import Pixels, Tile, draw_sheet, png_of, shrunk
 from pipeline.track.drawing import Drawing
 from pipeline.track.metric_log import MetricLog
 from pipeline.training.module import ClassifierModule
@@ -30,6 +30,8 @@ from pipeline.training.module import ClassifierModule
 # An even number: mixup blends neighbours.
 NUM_SHOWN = 16
 FIRST_STEP = 1
+# Room for a class name of some twenty letters, where a tile has one picture; and the most pixels that it has a side.
+TILE_WIDTH, MAX_SIDE = 144, 128
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,23 +102,26 @@ def seen_inputs(module: ClassifierModule, batch: Batch, reader: Reader) -> tuple
     return inputs, whole_BHWC is None
 
 
-def draw_inputs(inputs: Sequence[SeenInput], *, classes: Sequence[str], title: str) -> bytes:
-    """Return the sheet as PNG: pairs of pictures, or single ones where nothing is done to any."""
+def draw_inputs(inputs: Sequence[SeenInput], *, classes: Sequence[str], is_cropped: bool) -> tuple[bytes, str]:
+    """Return the sheet as PNG and its title: pairs of pictures, or single ones where nothing is done to any.
+
+    Args:
+        is_cropped: whether the images before were cropped at random by the reader.
+    """
     is_untouched = all(np.array_equal(one.before_HWC, one.seen_HWC) for one in inputs)
-    tiles = [
-        Tile(
-            pictures=(one.seen_HWC,) if is_untouched else (one.before_HWC, one.seen_HWC),
-            lines=(_told(one, classes), f"id {one.sample_id}"),
-        )
-        for one in inputs
-    ]
-    return png_of(draw_sheet(tiles, title=title))
+    stored = "as it was cut out in reading" if is_cropped else "as it is stored"
+    how = f"the model sees each {stored}" if is_untouched else f"left the image {stored}, right as the model sees it"
+    title = f"Step {FIRST_STEP}: {len(inputs)} inputs; {how}"
+    tiles = []
+    for one in inputs:
+        pictures = (one.seen_HWC,) if is_untouched else (one.before_HWC, one.seen_HWC)
+        small = tuple(shrunk(pixels_HWC, side=MAX_SIDE) for pixels_HWC in pictures)
+        tiles.append(Tile(pictures=small, lines=(_told(one, classes), f"id {one.sample_id}")))
+    return png_of(draw_sheet(tiles, title=title, min_tile_width=TILE_WIDTH)), title
 
 
 def _log(metric_log: MetricLog, inputs: Sequence[SeenInput], *, classes: Sequence[str], is_cropped: bool) -> None:
-    before = "as it was cut out in reading" if is_cropped else "as it is stored"
-    title = f"Step {FIRST_STEP}: {len(inputs)} inputs; left the image {before}, right as the model sees it"
-    png = draw_inputs(inputs, classes=classes, title=title)
+    png, title = draw_inputs(inputs, classes=classes, is_cropped=is_cropped)
     metric_log.picture(step=FIRST_STEP, name="data/augmented", png=png, caption=title)
 
 

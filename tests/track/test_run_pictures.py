@@ -56,7 +56,7 @@ def shown(found: Evaluated, rows: np.ndarray) -> list[TopSample]:
 def assert_shows(picture: Medium, samples: list[TopSample], data: DataSet) -> None:
     """Assert that a picture is a sheet of these samples, pixel by pixel."""
     tiles = [tile_of(sample, classes=data.classes, scores=Scores.softmax) for sample in samples]
-    expected = pixels_of(png_of(draw_sheet(tiles, title=picture.caption)))
+    expected = pixels_of(png_of(draw_sheet(tiles, title=picture.caption, min_tile_width=eval_pictures.TILE_WIDTH)))
     assert np.array_equal(pixels_of(picture.path.read_bytes()), expected)
 
 
@@ -114,7 +114,7 @@ def seen_by(monkeypatch: pytest.MonkeyPatch) -> tuple[list[torch.Tensor], list[S
         finally:
             hook.remove()
 
-    def draw_inputs(inputs: list[SeenInput], **named: Any) -> bytes:
+    def draw_inputs(inputs: list[SeenInput], **named: Any) -> tuple[bytes, str]:
         drawn.extend(inputs)
         return draw(inputs, **named)
 
@@ -144,7 +144,7 @@ def test_the_augmented_picture_shows_what_the_model_is_given_and_the_stored_imag
     stored = rows_of(synthetic, "train")
     for one in drawn:
         shard, row = stored[one.sample_id]
-        image = np.asarray(Image.open(io.BytesIO(b"P6 8 8 255\n" + stored_image(shard, row))))
+        image = np.asarray(Image.open(io.BytesIO(stored_image(shard, row))))
         assert np.array_equal(one.before_HWC, image)
         assert one.labels == (int(row["label"]),)
     assert any(not np.array_equal(one.before_HWC, one.seen_HWC) for one in drawn)
