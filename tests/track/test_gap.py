@@ -60,10 +60,13 @@ def test_it_is_that_of_the_evaluated_weights_without_augmentation_mixup_smoothin
         assert summary[name] == rows[-1][name]
 
 
-def test_within_a_run_the_sample_is_a_tenth_of_the_validation_split(synthetic: DataSet, tmp_path: Path) -> None:
-    stop_at = ["trainer.max_epochs=1", "schedule=constant"]
-    train_here(synthetic.root, tmp_path / "short", *PLAIN, *stop_at)
-    train_here(synthetic.root, tmp_path / "long", *PLAIN, *stop_at, "trainer.max_epochs=2")
+@pytest.mark.parametrize("decay", ["null", "0.9"])
+def test_within_a_run_the_sample_is_a_tenth_of_the_validation_split(
+    synthetic: DataSet, tmp_path: Path, decay: str
+) -> None:
+    options = [*PLAIN, "schedule=constant", f"ema.decay={decay}"]
+    train_here(synthetic.root, tmp_path / "short", *options, "trainer.max_epochs=1")
+    train_here(synthetic.root, tmp_path / "long", *options, "trainer.max_epochs=2")
     # The first epochs are equal, so the short run's last weights are those that the long one evaluated in between.
     expected = expected_gap(synthetic, tmp_path / "short", num_samples=math.ceil(VAL_SAMPLES / 10))
     row = gap_rows(tmp_path / "long")[0]
@@ -114,10 +117,11 @@ def test_the_standard_error_is_that_of_repeated_draws() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("num_ranks", [2, 3])
-def test_ranks_measure_the_same(synthetic: DataSet, tmp_path: Path, num_ranks: int) -> None:
+@pytest.mark.parametrize(("num_ranks", "strategy"), [(2, "ddp"), (3, "ddp"), (2, "fsdp")])
+def test_ranks_measure_the_same(synthetic: DataSet, tmp_path: Path, num_ranks: int, strategy: str) -> None:
     run_dir, log = tmp_path / "run", tmp_path / "log"
     options = [f"data.path={synthetic.root}", f"run_dir={run_dir}", *SMALL, *PLAIN, "trainer.max_epochs=2"]
+    options.append(f"trainer.strategy={strategy}")
     assert exit_codes(fork_ranks(num_ranks, log, *options)) == [0] * num_ranks, log.read_text()
     expected = expected_gap(synthetic, run_dir, num_samples=VAL_SAMPLES)
     rows = gap_rows(run_dir)
