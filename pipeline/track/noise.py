@@ -28,7 +28,6 @@ from pipeline.track.cockpit import Cockpit
 from pipeline.track.metric_log import MetricLog
 from pipeline.track.recorder import is_logged
 from pipeline.training.metrics import sum_over_ranks
-from pipeline.training.module import ClassifierModule
 from pipeline.training.noise_scale import Measurement, in_window, noise_scale
 from pipeline.training.part_gradients import PartNorms, PassNorms, SampleNorms, why_not_by_sample
 from pipeline.training.sharding import is_sharded
@@ -56,7 +55,7 @@ class NoiseScaleWatch(pl.Callback):
         self._unlogged = 0
         self._started_s = 0.0
 
-    def on_train_start(self, trainer: pl.Trainer, pl_module: ClassifierModule) -> None:
+    def on_train_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
         self._started_s = time.monotonic()
         self._parts, reason = choose_parts(
             pl_module.model,
@@ -68,25 +67,23 @@ class NoiseScaleWatch(pl.Callback):
             self._cockpit.unmeasured = reason
             log.info("the gradient noise scale is not measured: %s", reason)
 
-    def on_train_batch_start(
-        self, trainer: pl.Trainer, pl_module: ClassifierModule, batch: Batch, batch_idx: int
-    ) -> None:
+    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: Any, batch: Batch, batch_idx: int) -> None:
         if batch.micro == 0 and self._parts is not None and batch.step % self._every_steps == 0:
             self._parts.start()
             self._followed = batch
         elif self._followed is not None:
             self._followed = batch
 
-    def on_after_backward(self, trainer: pl.Trainer, pl_module: ClassifierModule) -> None:
+    def on_after_backward(self, trainer: pl.Trainer, pl_module: Any) -> None:
         if self._parts is not None and self._followed is not None:
             self._parts.add_pass(self._followed.weights_B)
 
-    def on_before_optimizer_step(self, trainer: pl.Trainer, pl_module: ClassifierModule, optimizer: Any) -> None:
+    def on_before_optimizer_step(self, trainer: pl.Trainer, pl_module: Any, optimizer: Any) -> None:
         if self._followed is not None:
             pl_module.measure_grad_norm()  # where it is clipped, that measures it after this
 
     def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: ClassifierModule, outputs: Any, batch: Batch, batch_idx: int
+        self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Batch, batch_idx: int
     ) -> None:
         if batch.micro + 1 < pl_module.plan.micro_batches:
             return
@@ -99,11 +96,15 @@ class NoiseScaleWatch(pl.Callback):
             self._read(trainer.world_size)
             self._log(trainer.global_step)
 
-    def on_validation_end(self, trainer: pl.Trainer, pl_module: ClassifierModule) -> None:
-        if trainer.state.fn == "fit" and self._metric_log is not None:
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        step, plan = trainer.global_step, pl_module.plan
+        # After the last step more is known, and it is logged then.
+        if trainer.state.fn != "fit" or self._metric_log is None or step == plan.total_steps:
+            return
+        if is_told(step // plan.steps_per_epoch):
             if time.monotonic() - self._started_s > MEMORY_AFTER_S:
                 self._cockpit.look_at_memory()
-            self._cockpit.log(self._metric_log, step=trainer.global_step)
+            self._cockpit.log(self._metric_log, step=step)
 
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
@@ -120,6 +121,7 @@ class NoiseScaleWatch(pl.Callback):
         stored = checkpoint.get(CHECKPOINT_KEY, {"measurements": [], "unlogged": 0})
         self._measurements = [Measurement(**fields) for fields in stored["measurements"]]
         self._unlogged = stored["unlogged"]
+        self._note()
 
     def _read(self, num_ranks: int) -> None:
         """Take in the measured steps: one all-reduce and one host synchronisation; every rank must call it."""
@@ -142,6 +144,9 @@ class NoiseScaleWatch(pl.Callback):
             self._measurements = in_window([*self._measurements, measurement])
             self._unlogged += 1
         self._unread = []
+        self._note()
+
+    def _note(self) -> None:
         self._cockpit.noise = noise_scale(self._measurements)
         self._cockpit.measurements = len(self._measurements)
 
@@ -161,6 +166,11 @@ class NoiseScaleWatch(pl.Callback):
                 "grad/noise_scale_high_images": scale.high,
             }
         self._metric_log.write(step=step, row=row)
+
+
+def is_told(epoch: int) -> bool:
+    """Return whether the cockpit is logged after an epoch: 1 to 9, 10 to 90 by tens, by hundreds, and so on."""
+    return epoch > 0 and epoch % 10 ** (len(str(epoch)) - 1) == 0
 
 
 def choose_parts(

@@ -29,7 +29,8 @@ from pipeline.track.loss_limit import LossLimit
 from pipeline.track.metric_log import MetricLog
 from pipeline.track.starvation import Rates, bound_text, counter_rates, shares_of
 from pipeline.track.utilisation import Utilisation
-from pipeline.training.module import ClassifierModule, StepPlan
+from pipeline.training.module import ClassifierModule
+from pipeline.training.step_plan import StepPlan
 
 # Of the time that a run has trained, what measuring its bound may take of model and of loader, and at most so long.
 BOUND_FRAC, BOUND_S = 0.01, 0.8

@@ -61,10 +61,6 @@ class Measurement:
         difference = self.big_images * self.big_sq - self.small_images * self.small_sq
         return difference / (self.big_images - self.small_images)
 
-    @property
-    def is_finite(self) -> bool:
-        return math.isfinite(self.small_sq) and math.isfinite(self.big_sq)
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NoiseScale:
@@ -149,4 +145,4 @@ def student_quantile(probability: float, *, freedom: int) -> float:
         (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384,
         (79 * z**9 + 776 * z**7 + 1482 * z**5 - 1920 * z**3 - 945 * z) / 92160,
     )
-    return z + sum(term / freedom**power for power, term in enumerate(terms, start=1))
+    return z + sum(term / float(freedom) ** power for power, term in enumerate(terms, start=1))

@@ -97,19 +97,24 @@ class SampleNorms:
     def _see_norm(
         self, layer: nn.LayerNorm | nn.RMSNorm, inputs: tuple[torch.Tensor, ...], output: torch.Tensor
     ) -> torch.Tensor | None:
-        trained = [parameter for parameter in layer.parameters() if parameter.requires_grad]
-        if not output.requires_grad or not trained:
+        gain, offset = layer.weight, getattr(layer, "bias", None)
+        trains_gain = gain is not None and gain.requires_grad
+        trains_offset = offset is not None and offset.requires_grad
+        if not output.requires_grad or not (trains_gain or trains_offset):
             return None
 
         def see(input_BD: torch.Tensor, gradient_BD: torch.Tensor) -> None:
             gradient_BD = gradient_BD.float()
-            for parameter in trained:
-                is_gain = parameter is layer.weight
-                rows_BD = gradient_BD * _normalised(layer, input_BD.float()) if is_gain else gradient_BD
-                self._others.append(rows_BD.unflatten(0, (-1, self._samples_per_part)).sum(dim=1).square().sum())
+            if trains_gain:
+                self._add_rows(gradient_BD * _normalised(layer, input_BD.float()))
+            if trains_offset:
+                self._add_rows(gradient_BD)
 
         seen: torch.Tensor = _Seen.apply(output, inputs[0].detach(), see)  # type: ignore[no-untyped-call]
         return seen
+
+    def _add_rows(self, rows_BD: torch.Tensor) -> None:
+        self._others.append(_by_part(rows_BD, self._samples_per_part).sum(dim=1).square().sum())
 
 
 class PassNorms:
@@ -122,7 +127,10 @@ class PassNorms:
         self._sums: list[torch.Tensor] = []
 
     def start(self) -> None:
-        self._handles = [parameter.register_hook(self._see) for parameter in self._parameters]
+        self._handles = [
+            parameter.register_hook(self._see)  # type: ignore[no-untyped-call]
+            for parameter in self._parameters
+        ]
 
     def add_pass(self, weights_B: torch.Tensor) -> None:
         squares = torch.stack(self._norms).square().sum()
@@ -178,9 +186,15 @@ def why_not_by_sample(model: nn.Module) -> str | None:
 def _grams(rows_BD: torch.Tensor, samples_per_part: int) -> torch.Tensor:
     """Return float32 (P, K*K), the dot products of the rows of each part."""
     if samples_per_part == 1:
-        return torch.linalg.vector_norm(rows_BD, dim=1, keepdim=True, dtype=torch.float32).square_()
-    rows_PKD = rows_BD.float().unflatten(0, (-1, samples_per_part))
+        norms_B1: torch.Tensor = torch.linalg.vector_norm(rows_BD, dim=1, keepdim=True, dtype=torch.float32)
+        return norms_B1.square_()
+    rows_PKD = _by_part(rows_BD.float(), samples_per_part)
     return (rows_PKD @ rows_PKD.mT).flatten(1)
+
+
+def _by_part(rows_BD: torch.Tensor, samples_per_part: int) -> torch.Tensor:
+    """Return (P, K, D)."""
+    return rows_BD.reshape(-1, samples_per_part, rows_BD.shape[1])
 
 
 def _normalised(layer: nn.LayerNorm | nn.RMSNorm, input_BD: torch.Tensor) -> torch.Tensor:

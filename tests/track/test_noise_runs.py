@@ -204,16 +204,3 @@ def test_the_end_of_a_run_tells_the_advice_and_logs_the_cockpit(
     assert images["most in memory"] > 1000
     assert images["fewest for the network"] is None
     assert tables[-1].caption == summary["batch_advice"]
-
-
-@pytest.mark.slow
-def test_two_ranks_measure_the_batch_that_hides_their_exchange(synthetic: DataSet, tmp_path: Path) -> None:
-    run = tmp_path / "run"
-    options = [*SMALL, "model.hidden=[1024,1024]", "trainer.measure_bound=true", "trainer.max_epochs=60"]
-    run_ranks(2, "pipeline.train", f"data.path={synthetic.root}", f"run_dir={run}", *options)
-    summary = json.loads((run / SUMMARY_FILE).read_text())
-    _, rows = [medium for medium in read_media(run) if medium.name == "batch/cockpit"][-1].table()
-    (network,) = [row for row in rows if row[0] == "fewest for the network"]
-    assert network[1] > 2, network
-    assert "an exchange takes" in network[2]
-    assert summary["world_size"] == 2

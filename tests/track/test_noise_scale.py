@@ -67,6 +67,7 @@ def test_the_scale_is_the_ratio_of_averages_and_lies_in_its_band() -> None:
     steps = [at(step, trace=rng.normal(100, 5), signal_sq=rng.normal(2, 1)) for step in range(50)]
     scale = noise_scale(steps)
     assert scale is not None
+    assert scale.images is not None
     assert scale.images == pytest.approx(
         np.mean([step.trace for step in steps]) / np.mean([step.signal_sq for step in steps])
     )

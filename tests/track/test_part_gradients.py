@@ -56,7 +56,7 @@ def gradients_by_sample(
     """Return (B, parameters), each sample's own gradient, by torch.func."""
     trained = {name: one.detach() for name, one in model.named_parameters() if one.requires_grad}
 
-    def loss(values: dict[str, torch.Tensor], pixels_D: torch.Tensor, label: torch.Tensor, weight: torch.Tensor):  # type: ignore[no-untyped-def]
+    def loss(values: dict[str, torch.Tensor], pixels_D: torch.Tensor, label: torch.Tensor, weight: torch.Tensor):
         logits_K = torch.func.functional_call(model, values, (pixels_D[None],))[0]
         return weight * functional.cross_entropy(logits_K, label)
 
@@ -117,7 +117,7 @@ def test_pairs_norms_are_those_of_their_sums(name: str) -> None:
     """As mixup's pairs, which hold the same two images."""
     model = made(name)
     rows = gradients_by_sample(model, *batch())
-    expected = rows.unflatten(0, (-1, 2)).sum(dim=1).square().sum().item()
+    expected = rows.view(B // 2, 2, -1).sum(dim=1).square().sum().item()
     assert followed(SampleNorms(model, samples_per_part=2), model) == pytest.approx([expected, 2 * (B - 2)], rel=1e-5)
 
 

@@ -1,0 +1,166 @@
+"""Is the logged gradient noise scale the true one? A real run, and at its checkpoints every image's own gradient.
+
+    python -m benchmarks.noise_scale                                    # the embedded default data, about two minutes
+    python -m benchmarks.noise_scale --plot noise_scale.png batch.size=256 model.hidden=[512]
+
+The true terms, tr(Sigma) and |G|^2, are those over the whole training split at a checkpoint's weights, from
+`torch.func`'s per-sample gradients: another way than the run's own. What the run logs is an average over the last
+quarter of the steps before, which lags behind what rises; so the truth at the middle of that window stands beside it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from benchmarks.measure import print_conditions, print_table
+from pipeline.build import pixel_statistics
+from pipeline.build_data import Wanted, build_eval_loader, open_splits
+from pipeline.build_model import build_model
+from pipeline.compose import compose
+from pipeline.config import TRAIN_SCHEMAS, TrainConfig
+from pipeline.data.augment import normalise
+from pipeline.shards.errors import run_entry_point
+from pipeline.track.plots import Axis, Panel, Series, save_plot
+from pipeline.track.run_reading import read_run
+from pipeline.train import quieten_libraries, train
+from pipeline.training.checkpoint import load_checkpoint, stored_checkpoints
+from pipeline.world import World
+
+ONE_RANK = World(rank=0, size=1, local_rank=0, local_size=1, cuda=False)
+# Samples whose gradients are held at a time.
+CHUNK = 100
+DEFAULTS = (
+    *("model=mlp", "model.hidden=[128]", "batch.size=64", "optimizer.rate=0.05", "schedule=constant"),
+    *("trainer.device=cpu", "trainer.max_epochs=1000", "trainer.measure_bound=false", "checkpoint.keep=1000"),
+    *("logger=none", "augment=none", "track.pictures=false", "track.layers_every_steps=null", "track.report=false"),
+)
+NAMES = ("grad/noise_scale_images", "grad/noise_scale_low_images", "grad/noise_scale_high_images")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Truth:
+    """Both terms over all samples."""
+
+    trace: float
+    signal_sq: float
+
+    @property
+    def images(self) -> float:
+        return self.trace / self.signal_sq
+
+
+def main(argv: list[str]) -> int:
+    summary = (__doc__ or "").split("\n")[0]
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.noise_scale", description=summary)
+    parser.add_argument("--data", default="data/default", help="packed data set")
+    parser.add_argument("--steps", type=int, default=2000, help="updates of the run")
+    parser.add_argument("--checkpoints", type=int, default=8, help="places where the truth is found")
+    parser.add_argument("--plot", type=Path, default=None, help="picture to draw")
+    parser.add_argument("overrides", nargs="*", help="options of pipeline.train, as in batch.size=256")
+    options = parser.parse_args(argv)
+    every = max(1, options.steps // options.checkpoints)
+    overrides = [f"data.path={options.data}", f"trainer.max_steps={options.steps}", f"checkpoint.every_steps={every}"]
+    quieten_libraries()
+    with tempfile.TemporaryDirectory() as folder:
+        run = Path(folder) / "run"
+        config: TrainConfig = compose(
+            "train", TRAIN_SCHEMAS, [f"run_dir={run}", *DEFAULTS, *overrides, *options.overrides]
+        )
+        train(config, ONE_RANK)
+        pixels_ND, labels_N, num_classes = whole_split(config)
+        truths = {}
+        for step, path in sorted(stored_checkpoints(run / "checkpoints")):
+            if step % every == 0:
+                model = build_model(config.model, in_features=pixels_ND.shape[1], num_classes=num_classes, seed=0)
+                state = load_checkpoint(path)["state_dict"]
+                model.load_state_dict({name.removeprefix("model."): value for name, value in state.items()})
+                truths[step] = true_terms(model, pixels_ND, labels_N)
+        record = read_run(run)
+        images, low, high = (record.series[name].values for name in NAMES)
+        steps = record.series[NAMES[0]].steps
+    estimates = {step: list(values) for step, *values in zip(steps, images, low, high, strict=True)}
+    print_conditions(f"python -m benchmarks.noise_scale {' '.join(argv)}".rstrip())
+    print_table(("step", "true", "logged", "band", "true in the middle of the window"), rows_of(truths, estimates))
+    if options.plot is not None:
+        draw(options.plot, truths, estimates, batch=int(config.batch.size))
+    return 0
+
+
+def whole_split(config: TrainConfig) -> tuple[torch.Tensor, torch.Tensor, int]:
+    """Return normalised pixels (N, D) and labels (N,) of the training split, and the number of classes."""
+    data_set, (reader,) = open_splits(config.data, config.cache, [Wanted(name=config.data.train_split)], ONE_RANK)
+    mean, std = pixel_statistics(data_set.statistics, channels=reader.image_shape[2])
+    pixels, labels = [], []
+    loader = build_eval_loader(reader, slots_per_rank=1000, prefetch=2, world=ONE_RANK)
+    for batch in loader:
+        is_sample = batch.weights_B > 0
+        pixels.append(normalise(batch.images_BHWC[is_sample], torch.tensor(mean), torch.tensor(std)).float())
+        labels.append(batch.labels_B[is_sample].clone())
+    loader.close()
+    reader.close()
+    return torch.cat(pixels), torch.cat(labels), data_set.num_classes
+
+
+def true_terms(model: nn.Module, pixels_ND: torch.Tensor, labels_N: torch.Tensor) -> Truth:
+    """Return tr(Sigma) and |G|^2 over all samples."""
+    weights = {name: parameter.detach() for name, parameter in model.named_parameters()}
+
+    def loss(weights: dict[str, torch.Tensor], pixels_D: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
+        logits_1K = torch.func.functional_call(model, weights, (pixels_D[None],))
+        return functional.cross_entropy(logits_1K[0], label)
+
+    gradients_of = torch.func.vmap(torch.func.grad(loss), (None, 0, 0))
+    square_sum, total = 0.0, {name: torch.zeros_like(value, dtype=torch.float64) for name, value in weights.items()}
+    for pixels_BD, labels_B in zip(torch.split(pixels_ND, CHUNK), torch.split(labels_N, CHUNK), strict=True):
+        for name, gradients in gradients_of(weights, pixels_BD, labels_B).items():
+            square_sum += float(gradients.square().sum(dtype=torch.float64))
+            total[name] += gradients.sum(dim=0, dtype=torch.float64)
+    signal_sq = sum(float((value / len(labels_N)).square().sum()) for value in total.values())
+    return Truth(trace=square_sum / len(labels_N) - signal_sq, signal_sq=signal_sq)
+
+
+def rows_of(truths: dict[int, Truth], estimates: dict[int, list[float | None]]) -> list[list[str]]:
+    """Return a row for each step where the truth is known and something was logged before."""
+    rows = []
+    for step, truth in truths.items():
+        logged = max((other for other in estimates if other <= step), default=None)
+        images, low, high = estimates[logged] if logged is not None else (None, None, None)
+        middle = min(truths, key=lambda other: abs(other - 0.875 * step))
+        rows.append(
+            [
+                f"{step:,}",
+                f"{truth.images:,.0f}",
+                "not known" if images is None else f"{images:,.0f}",
+                f"{low or 0:,.0f} to {'no end' if high is None else f'{high:,.0f}'}",
+                f"{truths[middle].images:,.0f} (step {middle:,})",
+            ]
+        )
+    return rows
+
+
+def draw(path: Path, truths: dict[int, Truth], estimates: dict[int, list[float | None]], *, batch: int) -> None:
+    """Draw what was logged, with its band, and the truth."""
+    known = {step: values for step, values in estimates.items() if None not in values}
+    columns = list(zip(*known.values(), strict=True))
+    logged = Series(label="logged, with its 95 % band", x=list(known), y=columns[0], low=columns[1], high=columns[2])
+    true = Series(label="true", x=list(truths), y=[truth.images for truth in truths.values()])
+    panel = Panel(
+        x=Axis(label="step"), y=Axis(label="gradient noise scale", unit="images", log=True), series=[logged, true]
+    )
+    caption = (
+        f"One run with batches of {batch}, measured every 20 steps from the run's own passes, averaged over the last"
+        " quarter of the steps; true: from every training image's own gradient at a checkpoint."
+    )
+    save_plot(path, [panel], title="Gradient noise scale", caption=caption)
+
+
+if __name__ == "__main__":
+    sys.exit(run_entry_point(main))
