@@ -31,6 +31,7 @@ from types import TracebackType
 
 from pipeline.data.cache_entry import KEY_DIGITS, CacheEntry
 from pipeline.data.file_locks import Pin, allocate, is_at, lock_at_once
+from pipeline.data.part_mark import came_bytes
 from pipeline.shards.errors import UserError
 from pipeline.shards.publish import fsync_folder
 
@@ -269,11 +270,13 @@ class Claim:
 
     Attributes:
         parts: descriptors to write the entry's files to, once there is room.
+        is_kept: whether what came of the entry stays, for the next download of it to go on from.
     """
 
     def __init__(self, folder: CacheFolder, entry: CacheEntry, descriptor: int) -> None:
         self.entry = entry
         self.parts = [descriptor]
+        self.is_kept = False
         self._folder = folder
 
     def reserve(self) -> None:
@@ -303,11 +306,16 @@ class Claim:
         return pin
 
     def close(self) -> None:
-        """Remove what was downloaded, unless it is published, and let others have the entry."""
+        """Let others have the entry; of what is not published the start of its first file may be kept."""
+        is_kept = self.is_kept and bool(self.parts) and self._has_start()
         for number in reversed(range(len(self.parts))):
-            self._folder._part_of(self.entry, number).unlink(missing_ok=True)
+            if not is_kept:
+                self._folder._part_of(self.entry, number).unlink(missing_ok=True)
             os.close(self.parts[number])
         self.parts = []
+
+    def _has_start(self) -> bool:
+        return came_bytes(self.parts[0], size_bytes=self.entry.files[0].size_bytes) > 0
 
     def __enter__(self) -> Claim:
         return self

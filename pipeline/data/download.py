@@ -6,6 +6,9 @@
 A piece that fails for a reason that may pass (PassingError: no connection, 5xx, a body that broke off) is asked for
 again, with growing pauses, until nothing of it has come for `patience_s`; the pieces that came are kept. Pieces are
 written and hashed in their order, so the SHA-256 is known when the last one is, and nothing is read back.
+
+A download that was stopped or killed goes on where it was: pipeline/data/part_mark.py says how far it came. Whether
+the file is the same at the server still is asked of nobody: the manifest's SHA-256 decides, at the end, over all bytes.
 """
 
 from __future__ import annotations
@@ -25,6 +28,7 @@ from concurrent.futures import TimeoutError as FutureTimeoutError
 from functools import lru_cache
 
 from pipeline.data.cache_entry import RemoteFile
+from pipeline.data.part_mark import came_bytes, mark
 from pipeline.shards.errors import DamageError, UserError
 from pipeline.storage import PassingError, Store, open_store
 
@@ -92,9 +96,10 @@ def download(
     is_stopped: Callable[[], bool],
     count: Callable[[int], None] = lambda _: None,
 ) -> None:
-    """Write all of a file to an open one.
+    """Write all of a file to an open one, or the rest, where an earlier download of the same file was broken off.
 
     Args:
+        descriptor: open to read and write, of the file's size.
         patience_s: how long a piece may fail before that is an error.
         is_stopped: asked now and then; true ends the download.
         count: told of bytes as they come.
@@ -106,7 +111,8 @@ def download(
         OSError: it cannot be written.
     """
     store = _opened(file.location)
-    offsets = iter(range(0, file.size_bytes, PIECE_BYTES))
+    first = came_bytes(descriptor, size_bytes=file.size_bytes)
+    offsets = iter(range(first, file.size_bytes, PIECE_BYTES))
     waiting: deque[tuple[int, Future[bytes]]] = deque()
     digest = hashlib.sha256()
     is_over = False
@@ -130,6 +136,9 @@ def download(
     try:
         for _ in range(PIECES_IN_FLIGHT):
             submit()
+        if first:
+            log.info("data: %s: going on after %.1f of %.1f MB", file.url, first / 1e6, file.size_bytes / 1e6)
+            _hash_start(digest, descriptor, first)
         while waiting:
             offset, future = waiting.popleft()
             content = _result(future, is_stopped)
@@ -137,6 +146,7 @@ def download(
             count(len(content))
             _write(descriptor, content, offset)
             digest.update(content)
+            mark(descriptor, came_bytes=offset + len(content), size_bytes=file.size_bytes)
     finally:
         is_over = True
         for _, future in waiting:
@@ -186,6 +196,12 @@ def _result(future: Future[bytes], is_stopped: Callable[[], bool]) -> bytes:
             if is_stopped():
                 future.cancel()
                 raise StoppedError from None
+
+
+def _hash_start(digest: hashlib._Hash, descriptor: int, num_bytes: int) -> None:
+    """Hash what an earlier download has left."""
+    for offset in range(0, num_bytes, PIECE_BYTES):
+        digest.update(os.pread(descriptor, min(PIECE_BYTES, num_bytes - offset), offset))
 
 
 def _write(descriptor: int, content: bytes, offset: int) -> None:

@@ -153,6 +153,7 @@ class ShardCache:
             if self._pieces is None:
                 self._pieces = PieceThreads(NUM_PIECE_THREADS)
             pieces = self._pieces
+        claim.is_kept = True
         for file, descriptor in zip(claim.entry.files, claim.parts, strict=True):
             pauses_s = iter(WRONG_BYTES_PAUSES_S)
             while True:
@@ -168,6 +169,7 @@ class ShardCache:
                     break
                 except WrongBytesError:
                     if (pause_s := next(pauses_s, None)) is None:
+                        claim.is_kept = False
                         raise
                     time.sleep(pause_s)
         pin = claim.publish()

@@ -1,6 +1,8 @@
 """A process that fetches entries through a cache in random order and holds every byte against what it must be.
 
-python cache_worker.py CACHE_DIR MAX_BYTES ENTRIES_JSON SEED ROUNDS     # says "fetched" as soon as one was, "ok" last
+python cache_worker.py CACHE_DIR MAX_BYTES ENTRIES_JSON SEED ROUNDS PIECE_BYTES
+
+It says "fetched" as soon as one was, and "ok" last.
 """
 
 from __future__ import annotations
@@ -10,12 +12,14 @@ import random
 import sys
 from pathlib import Path
 
+from pipeline.data import download
 from pipeline.data.cache_entry import CacheEntry, RemoteFile
 from pipeline.data.shard_cache import CacheOptions, ShardCache
 from pipeline.shards.check import file_sha256
 
 
-def main(folder: str, max_bytes: str, entries_file: str, seed: str, rounds: str) -> None:
+def main(folder: str, max_bytes: str, entries_file: str, seed: str, rounds: str, piece_bytes: str) -> None:
+    download.PIECE_BYTES = int(piece_bytes)
     rows = json.loads(Path(entries_file).read_text())
     entries = [CacheEntry(tuple(RemoteFile(**file) for file in files)) for files in rows]
     cache = ShardCache(CacheOptions(dir=folder, max_bytes=int(max_bytes), patience_s=60))

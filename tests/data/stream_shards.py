@@ -17,6 +17,9 @@ from tiny_data import Pixels, random_pixels
 
 SIZE = (6, 5)
 NUM_CLASSES = 7
+# Of the shards that the fixture `shards` writes.
+COUNTS = [1, 9, 4, 12, 2]
+NUM = sum(COUNTS)
 
 
 def png(pixels_HWC: Pixels) -> bytes:
@@ -92,3 +95,8 @@ class Known:
             loader.close()
             loader.reader.close()
         return batches
+
+
+def drain(shards: list[str], *, num_samples: int = NUM, batch_size: int = 4, **options: object) -> list[list[int]]:
+    """Return the samples of each batch of an epoch over the fixture's shards."""
+    return Known(NUM).drain(open_loader(shards, num_samples=num_samples, batch_size=batch_size, **options))  # type: ignore[arg-type]
