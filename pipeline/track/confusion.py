@@ -93,7 +93,7 @@ def draw_confusion(confusion_KK: Counts, classes: Sequence[str], *, title: str) 
 def _colours(shares_KK: npt.NDArray[np.float64]) -> npt.NDArray[np.uint8]:
     """Return a colour for each cell, uint8 (K, K, 3)."""
     levels_KK = np.rint(255 * np.sqrt(shares_KK)).astype(np.uint8)
-    colours = _shades(WRONG)[levels_KK]
+    colours: npt.NDArray[np.uint8] = _shades(WRONG)[levels_KK]
     diagonal = np.arange(len(shares_KK))
     colours[diagonal, diagonal] = _shades(RIGHT)[levels_KK[diagonal, diagonal]]
     return colours

@@ -16,7 +16,8 @@ from pipeline.shards.manifest import DataSet
 from pipeline.track.gap import GeneralisationGap, gap_of
 from plain_evaluation import evaluate_plainly
 from runs import SMALL, metric_rows, train_here
-from synthetic_data import TRAIN_SAMPLES, VAL_SAMPLES
+from shard_server import shard_server
+from synthetic_data import TRAIN_SAMPLES, VAL_SAMPLES, make_synthetic
 
 BATCH = 12
 # Everything that makes training's own metrics another thing than the gap's.
@@ -129,3 +130,26 @@ def test_ranks_measure_the_same(synthetic: DataSet, tmp_path: Path, num_ranks: i
     for name, value in expected.items():
         assert rows[-1][name] == pytest.approx(value, abs=1e-5), name
     assert json.loads((run_dir / "summary.json").read_text())["gap/loss"] == rows[-1]["gap/loss"]
+
+
+@pytest.mark.slow
+def test_data_larger_than_memory_or_at_a_url_has_the_gap_of_the_folder(tmp_path: Path) -> None:
+    shards = ["source.samples=400", "source.val_samples=41", "source.classes=7", "layout.shard_bytes=30000"]
+    data = make_synthetic(tmp_path / "set", *shards)
+    size_bytes = sum(shard.size_bytes for split in data.splits.values() for shard in split.shards)
+    options = [
+        *NOISY,
+        "order=window",
+        "order.lanes=2",
+        "order.window_chunks=2",
+        "batch.size=16",
+        "trainer.max_epochs=3",
+    ]
+    train_here(data.root, tmp_path / "folder", *options)
+    train_here(data.root, tmp_path / "paged", *options, "data.memory_bytes=60000")
+    with shard_server(data.root) as server:
+        cache = [f"cache.dir={tmp_path / 'cache'}", f"cache.max_bytes={size_bytes // 2}"]
+        train_here(server.url, tmp_path / "url", *options, *cache)
+    assert len(gap_rows(tmp_path / "folder")) == 3
+    for run in ("paged", "url"):
+        assert gap_rows(tmp_path / run) == gap_rows(tmp_path / "folder")

@@ -25,7 +25,7 @@ from pipeline.training.module import ClassifierModule
 from pipeline.training.scores import Scores
 from plain_evaluation import Evaluated, evaluate_plainly
 from runs import SMALL, train_here
-from synthetic_data import VAL_SAMPLES
+from synthetic_data import TRAIN_SAMPLES, VAL_SAMPLES
 from tiny_data import prepare_pictures, rows_of, stored_image, write_pictures
 
 LAST = 24
@@ -184,6 +184,24 @@ def test_of_several_labels_there_are_pictures_and_average_precision(tmp_path: Pa
     precisions = [row[columns.index("average_precision_frac")] for row in rows]
     assert precisions == sorted(precisions)
     assert np.mean(precisions) == pytest.approx(summary["val/map_frac"])
+
+
+def test_a_stream_is_drawn_too_and_has_no_gap(synthetic: DataSet, tmp_path: Path) -> None:
+    """Packed shards are tars of images and labels, so that they can be read as a stream."""
+    splits = {}
+    for split in ("train", "val"):
+        paths = [shard.path for shard in synthetic.split(split).shards]
+        splits[split] = f"{paths[0].parent}/shard-{{000000..{len(paths) - 1:06d}}}.tar"
+    options = [
+        *(f'data.stream="{splits["train"]}"', f'data.val_stream="{splits["val"]}"', "data.stream_classes=7"),
+        *(f"data.stream_samples_per_epoch={TRAIN_SAMPLES}", f"data.val_stream_samples={VAL_SAMPLES}"),
+        *("data.resolution=8", "trainer.max_epochs=1", *DRAWN),
+    ]
+    summary = train_here(synthetic.root, tmp_path / "run", *options)
+    assert "gap/loss" not in summary
+    assert {"data/augmented", *OF_EVALUATIONS} <= {medium.name for medium in read_media(tmp_path / "run")}
+    _, rows = media_of(tmp_path / "run", "val/per_class", Kind.table)[summary["steps"]].table()
+    assert sum(row[1] for row in rows) == VAL_SAMPLES
 
 
 def test_pictures_are_off_where_they_are_not_wanted(synthetic: DataSet, tmp_path: Path) -> None:
