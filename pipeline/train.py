@@ -133,24 +133,6 @@ def _train(config: TrainConfig, world: World, opened: ExitStack) -> dict[str, An
     # Of a model that will be sharded rank 0 alone holds the weights, until each has its part of them.
     holds_weights = world.rank == 0 or not is_fsdp(config.trainer, world)
     module = build_module(config, data_set, plan, image_shape=train_reader.image_shape, holds_weights=holds_weights)
-    is_new = world.agree(lambda: not holds_run(config.run_dir))
-    if is_new:  # what does not fit is refused before the folder is made
-        world.agree_all(lambda: start_from(config.init, module.model) if holds_weights else None)
-    run = world.agree(
-        lambda: open_run(
-            config,
-            fingerprint=fingerprint,
-            total_steps=plan.total_steps,
-            launch=launch_id(),
-            is_restart=num_restarts() > 0,
-            opened=opened,
-        )
-    )
-    if run.is_finished:
-        return read_json(run.folder / SUMMARY_FILE)
-    if run.checkpoint is None and not is_new:
-        world.agree_all(lambda: start_from(config.init, module.model) if holds_weights else None)
-
     train_loader = BatchLoader(
         train_reader,
         order,
@@ -167,9 +149,32 @@ def _train(config: TrainConfig, world: World, opened: ExitStack) -> dict[str, An
     )
     opened.callback(train_loader.close)
     opened.callback(val_loader.close)
-    if config.data.stream is None:
-        world.agree_all(lambda: train_loader.get_ready(run.finished_steps))
-        world.agree_all(lambda: val_loader.get_ready(0))
+
+    def get_ready(first_step: int) -> None:
+        if config.data.stream is None:
+            world.agree_all(lambda: train_loader.get_ready(first_step))
+            world.agree_all(lambda: val_loader.get_ready(0))
+
+    is_new = world.agree(lambda: not holds_run(config.run_dir))
+    if is_new:  # what does not fit is refused before the folder is made
+        world.agree_all(lambda: start_from(config.init, module.model) if holds_weights else None)
+        get_ready(0)
+    run = world.agree(
+        lambda: open_run(
+            config,
+            fingerprint=fingerprint,
+            total_steps=plan.total_steps,
+            launch=launch_id(),
+            is_restart=num_restarts() > 0,
+            opened=opened,
+        )
+    )
+    if run.is_finished:
+        return read_json(run.folder / SUMMARY_FILE)
+    if not is_new or run.finished_steps:
+        get_ready(run.finished_steps)
+    if run.checkpoint is None and not is_new:
+        world.agree_all(lambda: start_from(config.init, module.model) if holds_weights else None)
     metric_log = open_metric_log(config, run, world_size=world.size) if world.rank == 0 else None
     if metric_log is not None:
         opened.callback(metric_log.close)

@@ -34,6 +34,7 @@ def test_a_cache_too_small_for_the_order_is_one_line(synthetic: DataSet, tmp_pat
         train_here(server.url, tmp_path / "run", *options)
     assert "\n" not in str(told.value)
     assert "order=window" in str(told.value)
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("order", [["order=window", "order.chunk_samples=10", "order.lanes=2"], ["order=full"]])
