@@ -214,9 +214,10 @@ def test_curves_grow_and_runs_come_and_go(browser: Browser, tmp_path: Path) -> N
         write_run(tmp_path / "0002", steps=range(5, 21, 5))
         wait_until(lambda: curve_names(visit, "quality/loss")[0] == "0002 train", what="the newest run")
         choose(visit, "0001", "0002")
+        wait_for_steps(visit, "quality/loss", [1, 2, 3, 4, 5, 10, 15, 20])
         shutil.rmtree(tmp_path / "0002")
         wait_for_steps(visit, "quality/loss", [1, 2, 3, 4])
-        assert visit.page.locator("#runs li").count() == 1
+        wait_until(lambda: visit.page.locator("#runs li").count() == 1, what="the deleted run's end in the list")
         seen(visit)
 
 
