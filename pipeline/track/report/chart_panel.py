@@ -72,10 +72,10 @@ def _chip(place: int, entry: dict[str, object]) -> str:
 
 def _frame(place: int, chart: Chart) -> str:
     title, key = escaped(chart.title), escaped(chart.key)
-    shown_key = "" if chart.group == "quality" else f'<span class="k">{key}</span>'
+    shown_key = "" if chart.group == "quality" else f'<span class="k" title="{key}">{key}</span>'
     return f"""<figure class="chart" data-chart="{place}">
-<figcaption>{title} {shown_key}<button type="button" aria-pressed="false" aria-label="{title}, wide">⤢</button>
-</figcaption>
+<figcaption><span>{title}</span>{shown_key}<span class="at"></span>
+<button type="button" aria-pressed="false" aria-label="{title}, wide">⤢</button></figcaption>
 <div class="plot" role="img" aria-label="{title} over the run"></div>
 <ul class="legend"></ul>
 </figure>

@@ -10,6 +10,7 @@ The spread is the sample's standard deviation (n - 1 below), so it needs two see
 from __future__ import annotations
 
 import json
+import math
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -43,9 +44,8 @@ def groups_of(runs: Sequence[RunRecord]) -> list[Group]:
         gathered.setdefault(json.dumps([*_identity(run).items()], default=str, sort_keys=True), []).append(run)
     unnamed = [Group(label="", runs=tuple(members)) for members in gathered.values()]
     names = names_of([run.folder for run in runs])
-    differing = {
-        name: values for name, values in differences(unnamed).items() if name in dict(_options(unnamed[0].runs[0]))
-    }
+    options = {name for run in runs for name, _ in flat(run.config)}
+    differing = {name: values for name, values in differences(unnamed).items() if name in options}
     labels = [_label(members, place, differing, names) for place, members in enumerate(unnamed)]
     return [
         Group(label=label if labels.count(label) == 1 else f"{label} ({place + 1})", runs=members.runs)
@@ -91,16 +91,19 @@ def values_of(members: Group, key: str) -> list[float]:
 
 
 def spread_text(key: str, values: Sequence[float]) -> str:
-    """Return a mean, and of two values or more the standard deviation: 47.00 ± 0.30 %."""
+    """Return a mean, and of two values or more the standard deviation, to two digits of that: 47.12 ± 0.34 %."""
     if not values:
         return NONE
     mean = statistics.fmean(values)
-    if len(values) == 1:
-        return value_text(key, values[0])
-    spread = statistics.stdev(values)
-    if unit_of(key) == "frac":
-        return f"{100 * mean:.2f} ± {100 * spread:.2f} %"
-    return value_text(key, mean) if spread == 0 else f"{value_text(key, mean)} ± {value_text(key, spread)}"
+    spread = statistics.stdev(values) if len(values) > 1 else 0.0
+    if spread == 0:
+        return value_text(key, mean)
+    unit = unit_of(key)
+    if unit not in ("", "frac", "images"):
+        return f"{value_text(key, mean)} ± {value_text(key, spread)}"
+    factor, sign = (100.0, " %") if unit == "frac" else (1.0, f" {unit}" if unit else "")
+    decimals = max(0, 1 - math.floor(math.log10(factor * spread)))
+    return f"{factor * mean:,.{decimals}f} ± {factor * spread:,.{decimals}f}{sign}"
 
 
 def mean_series(several: Sequence[Series]) -> tuple[Series, list[float | None], list[float | None]]:

@@ -145,15 +145,16 @@ def curves_of(series: dict[str, Series], chart: str, parts: Sequence[str]) -> li
     curves = []
     for place, key in enumerate(keys):
         low, high = (_at(series.get(end), series[key].steps) for end in band_of(key))
-        has_parts = key.count("/") >= 2
+        first, *rest = key.split("/", 2)
+        name = rest[1] if len(rest) > 1 else first if is_split_chart(chart) else title_of(key)
         curves.append(
             Curve(
-                name=key.split("/", 2)[2] if has_parts else key.split("/")[0] if is_split_chart(chart) else key,
+                name=name,
                 series=series[key],
                 low=low if high is not None else None,
                 high=high if low is not None else None,
                 split=int(key.startswith("val/")),
-                ramp=place / max(1, len(keys) - 1) if has_parts and chart.startswith(f"{LAYERS}/") else None,
+                ramp=place / max(1, len(keys) - 1) if len(rest) > 1 and first == LAYERS else None,
             )
         )
     return curves

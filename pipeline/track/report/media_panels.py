@@ -35,9 +35,8 @@ def by_name(media: Sequence[Medium], kind: Kind) -> dict[str, list[Medium]]:
 def pictures_panel(media: Sequence[Medium], *, room_bytes: int) -> str:
     """Return the pictures' HTML, empty where there are none; it has at most about `room_bytes` bytes."""
     named = {name: _spread(found) for name, found in by_name(media, Kind.picture).items()}
-    newest_first = [found[-1] for found in named.values()] + [
-        medium for found in named.values() for medium in reversed(found[:-1])
-    ]
+    ages = range(max(map(len, named.values()), default=0))
+    newest_first = [found[-1 - age] for age in ages for found in named.values() if age < len(found)]
     shown: dict[str, list[tuple[Medium, str]]] = {}
     left_out = []
     for medium in newest_first:

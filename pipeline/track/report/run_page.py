@@ -105,7 +105,7 @@ def _lead(run: RunRecord) -> str:
     epochs = axis_factors(run).get("epoch", 0.0) * steps
     parts = [f"{model_kind(run)} on {data_name(run)}", f"{steps:,} steps"]
     if epochs:
-        parts[-1] += f", {number_text(round(epochs, 3))} epochs"
+        parts[-1] += ", 1 epoch" if round(epochs, 3) == 1 else f", {number_text(round(epochs, 3))} epochs"
     if size is not None:
         parts.append(f"batch {number_text(size)}")
     if run.is_finished:
@@ -206,14 +206,14 @@ def _numbers(run: RunRecord) -> str:
 
 def _repeat(run: RunRecord) -> str:
     fingerprint = group(run.facts, "fingerprint")
-    wall_s = number(run.summary, "wall_s")
+    wall_s, ranks = number(run.summary, "wall_s"), number(run.summary, "world_size")
     rows = [
         ("code", f"git commit {run.facts['git_commit']}" if run.facts.get("git_commit") else "no git commit known"),
         ("data", f"{data_name(run)}, manifest SHA-256 {fingerprint.get('data', 'unknown')}"),
         ("seed", str(run.config.get("seed", "unknown"))),
         ("versions", ", ".join(f"{name} {value}" for name, value in group(run.facts, "versions").items())),
         ("machine", ", ".join(str(value) for value in group(run.facts, "machine").values())),
-        ("ranks", value_text("", number(run.summary, "world_size"))),
+        ("ranks", number_text(ranks) if ranks is not None else ""),
         ("started", str(run.facts.get("started", "unknown"))),
         ("went on", _resumes(run)),
         ("time", f"{duration_text(wall_s)} since it was last started" if wall_s is not None else ""),

@@ -26,6 +26,10 @@ TITLES = {
     "top5_frac": "Accuracy, top 5",
     "map_frac": "Mean average precision",
     "mse": "Mean squared error",
+    "norm": "Norm of the gradient",
+    "signal_sq": "Signal: squared norm of the gradient",
+    "noise_trace": "Noise: trace of the gradients' covariance",
+    "wall_s": "Time",
     "mfu_frac": "Model FLOP utilisation",
     "rss_bytes": "Memory of the process",
     "gpu_bytes": "Memory of the GPU",
@@ -84,7 +88,7 @@ def value_text(key: str, value: Any) -> str:
 
 def number_text(value: float) -> str:
     """Return a number to four digits: 1,234,000, 12.35, 0.001234, 1.2e-07."""
-    if isinstance(value, int) or (value.is_integer() and abs(value) < 1e6):
+    if isinstance(value, int) or (value.is_integer() and abs(value) < 1e12):
         return f"{int(value):,}"
     if value != 0 and not 1e-4 <= abs(value) < 1e15:
         return f"{value:.4g}"

@@ -1,7 +1,7 @@
 // Draws the page's charts from the JSON in #curves (pipeline/track/report/chart_data.py), with uPlot.
 //
-// One state for all charts: smoothing, logarithmic axes, which horizontal axis, which part of it, which runs. A chart is
-// built when it comes into view, and again when the state has changed.
+// One state for all charts: smoothing, logarithmic axes, which horizontal axis, which part of it, which runs. A chart
+// is built when it comes into view, and again when the state has changed.
 "use strict";
 (() => {
   const source = document.getElementById("curves");
@@ -11,26 +11,28 @@
   const axes = [{ name: "step", factors: data.entries.map(() => 1) }, ...data.axes];
   const NUM_COLOURS = 8;
   const DASHES = [[], [6, 4], [2, 3]];
+  // Curves of more points are lines without marks.
+  const MOST_MARKS = 30;
 
   // --- numbers for people -------------------------------------------------------------------------------------------
   const SIZES = [[1e12, "T"], [1e9, "G"], [1e6, "M"], [1e3, "k"]];
   const short = (value, digits) => {
     const size = SIZES.find(([least]) => Math.abs(value) >= least);
     if (size) return trimmed(value / size[0], digits) + " " + size[1];
-    if (value !== 0 && Math.abs(value) < 1e-3) return value.toExponential(Math.max(0, digits - 2)).replace(/\.?0+e/, "e");
-    return trimmed(value, digits);
+    if (value === 0 || Math.abs(value) >= 1e-3) return trimmed(value, digits);
+    return value.toExponential(Math.max(0, digits - 2)).replace(/\.?0+e/, "e");
   };
   const trimmed = (value, digits) => String(Number(value.toPrecision(digits)));
   const withUnit = (value, unit, digits = 4) => {
     if (value === null || value === undefined) return "–";
     if (unit === "frac") return trimmed(100 * value, digits) + " %";
-    if (unit === "bytes") return short(value, digits) + "B";
+    if (unit === "bytes") return short(value, digits) + (Math.abs(value) < 1e3 ? " B" : "B");
     if (unit === "s") return short(value, digits) + " s";
     return short(value, digits);
   };
   const whole = (value) => Number(value.toPrecision(6)).toLocaleString("en");
 
-  // --- colours, read from the style sheet so that they follow light and dark ------------------------------------------
+  // --- colours, read from the style sheet so that they follow light and dark ----------------------------------------
   const css = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
   const rgb = (name) => css(name).match(/[0-9a-f]{2}/gi).map((byte) => parseInt(byte, 16));
   const mixed = (share) => {
@@ -51,7 +53,7 @@
   };
 
   // --- curves -------------------------------------------------------------------------------------------------------
-  // Gaussian means over the neighbours, as wide as the smoothing says, in steps: the same however many points there are.
+  // Gaussian means over the neighbours, as wide as the smoothing says: the same however many points there are.
   const smoothed = (xs, values) => {
     const width = 0.12 * state.smooth ** 2 * (xs[xs.length - 1] - xs[0]);
     if (!(width > 0)) return values;
@@ -114,7 +116,8 @@
         line.all.push(series.length - 1);
         return series.length - 1;
       };
-      const marks = { show: curve.values.filter((value) => value !== null).length <= 40, size: 5 };
+      const num = curve.values.filter((value) => value !== null).length;
+      const marks = { show: num <= (dash.length ? 1 : MOST_MARKS), size: 5 };
       const stroke = paint(colour);
       const plain = { stroke, dash, width: 1.75, points: { ...marks, fill: stroke, stroke } };
       const columns = [xs, curve.values];
@@ -122,8 +125,8 @@
       else line.main = add(plain);
       if (curve.low) {
         columns.push(curve.low, curve.high);
-        const low = add({ stroke: "transparent", width: 0, points: { show: false } });
-        const high = add({ stroke: "transparent", width: 0, points: { show: false } });
+        const edge = { stroke: paint(colour, 0.3), width: 1, points: { show: false } };
+        const [low, high] = [add(edge), add(edge)];
         bands.push({ series: [high, low], fill: paint(colour, 0.18) });
       }
       tables.push(plottable(columns));
@@ -134,13 +137,16 @@
       }
       lines.push(line);
     }
+    const mains = new Set(lines.map(({ main }) => main));
     const joined = tables.length ? uPlot.join(tables) : [[]];
     const isEmpty = joined[0].length === 0 || joined.slice(1).every((column) => column.every((value) => value == null));
     box.textContent = isEmpty ? "nothing to show here with these switches" : "";
     legend(chart, lines, null);
     if (isEmpty) return;
     const soft = css("--soft"), grid = css("--grid");
-    const axis = { stroke: soft, grid: { stroke: grid, width: 1 }, ticks: { stroke: grid, width: 1, size: 5 }, font: "12px system-ui" };
+    const rule = { stroke: grid, width: 1 };
+    const axis = { stroke: soft, grid: rule, ticks: { ...rule, size: 5 }, font: "12px system-ui" };
+    const told = (tell) => (_, splits) => splits.map((value) => (value === null ? "" : tell(value)));
     const size = () => ({ width: box.clientWidth, height: box.clientHeight });
     chart.plot = new uPlot(
       {
@@ -150,19 +156,24 @@
         series,
         bands,
         scales: {
-          x: { time: false, distr: state.logX ? 3 : 1, range: (_, min, max) => state.range ?? (min === max ? [min - 1, max + 1] : [min, max]) },
-          y: { distr: state.logY ? 3 : 1 },
+          x: { time: false, distr: state.logX ? 3 : 1, range: (_, min, max) => part(min, max) },
+          y: { distr: state.logY ? 3 : 1, range: (_, min, max) => heights(min, max, spec.unit) },
         },
         axes: [
-          { ...axis, values: (_, splits) => splits.map((value) => (value === null ? "" : short(value, 4))) },
-          { ...axis, size: 62, values: (_, splits) => splits.map((value) => (value === null ? "" : withUnit(value, spec.unit))) },
+          { ...axis, size: 32, values: told((value) => short(value, 4)) },
+          { ...axis, size: 62, values: told((value) => withUnit(value, spec.unit)) },
         ],
         cursor: {
-          sync: { key: "runs", scales: ["x", null] },
+          // Of the pointer alone: what is dragged is passed on by `zoom`.
+          sync: { key: "runs", filters: { pub: (type) => type === "mousemove" || type === "mouseleave" } },
           hover: { skip: [null, undefined] },
-          focus: { prox: lines.length > 3 ? 20 : -1 },
+          points: { size: (_, i) => (mains.has(i) ? 7 : 0) },
+          focus: {
+            prox: lines.length > 3 ? 20 : -1,
+            dist: (_, i, __, at, pointer) => (mains.has(i) ? at - pointer : Infinity),
+          },
           drag: { x: true, y: false, setScale: false },
-          bind: { dblclick: () => () => zoom(null) },
+          bind: { dblclick: () => () => queueMicrotask(() => zoom(null)) },
         },
         focus: { alpha: 0.3 },
         hooks: {
@@ -172,7 +183,8 @@
               if (plot.select.width < 4) return;
               const { left, width } = plot.select;
               plot.setSelect({ left: 0, top: 0, width: 0, height: 0 }, false);
-              zoom([plot.posToVal(left, "x"), plot.posToVal(left + width, "x")]);
+              const range = [plot.posToVal(left, "x"), plot.posToVal(left + width, "x")];
+              queueMicrotask(() => zoom(range));  // which takes this plot away
             },
           ],
         },
@@ -183,11 +195,26 @@
     touch(chart.plot);
   };
 
+  // The part of the horizontal axis that is shown, of data from `min` to `max`.
+  const part = (min, max) => {
+    const [from, to] = state.range ?? (min === max ? [min * 0.9 - 0.5, max * 1.1 + 0.5] : [min, max]);
+    return [state.logX && from <= 0 ? min : from, to];
+  };
+
+  // Some room around the values; uPlot's own range of a constant 0 would reach to 100.
+  const heights = (min, max, unit) => {
+    if (min === null) return [null, null];
+    if (state.logY) return uPlot.rangeLog(min, max, 10, false);
+    if (min < max) return uPlot.rangeNum(min, max, 0.1, true);
+    const room = 0.1 * Math.abs(min) || (unit === "frac" ? 0.01 : 1);
+    return [min - room, max + room];
+  };
+
   // The chart's own key: a button a curve, its value under the pointer or else its last one.
   const legend = (chart, lines, plot) => {
     const list = chart.figure.querySelector(".legend");
     if (!plot) {
-      list.replaceChildren(element("li", { className: "at" }), ...lines.map((line) => {
+      list.replaceChildren(...lines.map((line) => {
         const { curve, colour, dash } = line;
         const swatch = element("span", { className: dash.length ? "swatch dashed" : "swatch" });
         swatch.style.color = paint(colour);
@@ -202,16 +229,15 @@
         return line.item;
       }));
     }
-    const at = list.firstChild;
     const hovered = plot && plot.cursor.idx !== null && plot.cursor.left >= 0;
-    at.textContent = axes[state.axis].name + " " + (hovered ? whole(plot.data[0][plot.cursor.idx]) : "");
+    chart.figure.querySelector(".at").textContent =
+      hovered ? axes[state.axis].name + " " + whole(plot.data[0][plot.cursor.idx]) : "";
     for (const { curve, main, all, output, item } of lines) {
       const index = hovered ? plot.cursor.idxs[main] : null;
       const value = index === null || index === undefined ? last(curve.values) : plot.data[main][index];
       output.textContent = withUnit(value, chart.spec.unit);
       item.classList.toggle("near", Boolean(hovered && lines.length > 3 && all.some((i) => plot.series[i]._focus)));
     }
-    if (!hovered) at.textContent = "last";
   };
   const last = (values) => values[values.length - 1];
 

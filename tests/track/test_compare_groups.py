@@ -1,0 +1,91 @@
+"""Runs that differ by their seed alone are one configuration; others differ in what is told of them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline.track.report.comparison import differences, groups_of, mean_series, names_of, spread_text
+from pipeline.track.run_reading import RunRecord, Series, read_run
+from report_runs import series, write_run
+
+SHORT = {10: {"train/loss": 1.0}, 20: {"train/loss": 0.5}}
+
+
+def change_facts(run: RunRecord, **facts: object) -> RunRecord:
+    path = run.folder / "run.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **facts}))
+    return read_run(run.folder)
+
+
+def test_seeds_of_one_configuration_are_one_group_and_other_options_part_them(tmp_path: Path) -> None:
+    runs = [
+        write_run(tmp_path / "0001", rows=SHORT, seed=0, rate=0.1),
+        write_run(tmp_path / "0002", rows=SHORT, seed=0, rate=0.3),
+        write_run(tmp_path / "0003", rows=SHORT, seed=1, rate=0.1),
+    ]
+    groups = groups_of(runs)
+    assert [[run.name for run in members.runs] for members in groups] == [["0001", "0003"], ["0002"]]
+    assert [members.label for members in groups] == ["rate=0.1, 2 seeds", "0002: rate=0.3"]
+    assert differences(groups) == {"optimizer.rate": ["0.1", "0.3"]}
+
+
+def test_where_a_run_lies_and_who_watched_it_part_no_group_and_other_data_does(tmp_path: Path) -> None:
+    watched = {"logger": {"kind": "Wandb"}, "track": {"pictures": False}, "data": {"path": "/mnt/cifar10"}}
+    runs = [
+        write_run(tmp_path / "a", rows=SHORT, seed=0, options={"logger": {"kind": "None"}}),
+        write_run(tmp_path / "b", rows=SHORT, seed=1, options=watched),
+    ]
+    assert len(groups_of(runs)) == 1
+    runs.append(change_facts(write_run(tmp_path / "c", rows=SHORT, seed=2), fingerprint={"data": "another"}))
+    assert len(groups_of(runs)) == 2
+
+
+def test_another_commit_inside_a_group_is_told(tmp_path: Path) -> None:
+    first = write_run(tmp_path / "a", rows=SHORT, seed=0)
+    second = change_facts(write_run(tmp_path / "b", rows=SHORT, seed=1), git_commit="fedcba9876543210")
+    assert differences(groups_of([first, second])) == {"git commit": ["0123456789ab, fedcba987654"]}
+
+
+def test_runs_that_differ_in_much_go_by_their_names(tmp_path: Path) -> None:
+    many = {"model": {"kind": "Other", "hidden": [1], "norm": "batch", "dropout": 0.5}}
+    runs = [write_run(tmp_path / "a", rows=SHORT), write_run(tmp_path / "b", rows=SHORT, options=many)]
+    assert [members.label for members in groups_of(runs)] == ["a", "b"]
+
+
+def test_a_name_has_as_much_of_its_path_as_keeps_it_apart() -> None:
+    folders = [Path("/x/sweep-1/0000"), Path("/x/sweep-2/0000"), Path("/x/0007")]
+    assert list(names_of(folders).values()) == ["sweep-1/0000", "sweep-2/0000", "0007"]
+
+
+def test_mean_and_spread_of_curves_are_numpys_at_the_steps_that_all_have() -> None:
+    values = np.random.default_rng(0).normal(size=(3, 5))
+    several = [series(list(map(float, row))) for row in values]
+    several[1] = Series(steps=several[1].steps[:4], values=several[1].values[:4])
+    mean, low, high = mean_series(several)
+    assert mean.steps == [1, 2, 3, 4]
+    centre, spread = values[:, :4].mean(axis=0), values[:, :4].std(axis=0, ddof=1)
+    for found, wanted in ((mean.values, centre), (low, centre - spread), (high, centre + spread)):
+        np.testing.assert_allclose(np.array(found, dtype=float), wanted, rtol=1e-12)
+    several[2] = series([None, 1.0, 2.0, 3.0])
+    mean, low, high = mean_series(several)
+    assert (mean.values[0], low[0], high[0]) == (None, None, None)
+
+
+@pytest.mark.parametrize(
+    ("key", "values", "text"),
+    [
+        ("val/top1_frac", [0.46, 0.48], "47.0 ± 1.4 %"),
+        ("val/loss", [1.5, 1.5], "1.500"),
+        ("val/loss", [1.0, 2.0], "1.50 ± 0.71"),
+        ("val/loss", [0.287, 0.25], "0.268 ± 0.026"),
+        ("wall_s", [75.5], "75.5 s"),
+        ("wall_s", [75.5, 80.0], "77.8 s ± 3.18 s"),
+        ("val/loss", [], "–"),
+    ],
+)
+def test_a_spread_needs_two_values(key: str, values: list[float], text: str) -> None:
+    assert spread_text(key, values) == text
