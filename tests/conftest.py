@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
+import tempfile
+from collections import Counter
+from collections.abc import Iterator
+from multiprocessing.util import get_temp_dir
 
 import hypothesis
 import pytest
@@ -25,6 +30,33 @@ torch.set_num_threads(1)
 for _number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
     if signal.getsignal(_number) is signal.SIG_IGN:
         signal.signal(_number, signal.default_int_handler if _number == signal.SIGINT else signal.SIG_DFL)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put files with the most slow tests first: files are shared out whole, and the last one is waited for alone."""
+    num_slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
+    items.sort(key=lambda item: -num_slow[item.path])
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _temporary_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Give this process, and all that it starts, a folder for temporary files that is removed at the end.
+
+    torchrun and others leave theirs. Compiled code is kept, for the next time.
+    """
+    # These stay where they are, and remove themselves.
+    tmp_path_factory.getbasetemp()
+    get_temp_dir()
+    compiled = os.environ.get("TORCHINDUCTOR_CACHE_DIR", f"{tempfile.gettempdir()}/tarmac-inductor")
+    # A short name: paths of sockets have at most 107 bytes.
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        tempfile.TemporaryDirectory(prefix="tarmac-", ignore_cleanup_errors=True) as folder,
+    ):
+        patch.setenv("TORCHINDUCTOR_CACHE_DIR", compiled)
+        patch.setenv("TMPDIR", folder)
+        patch.setattr(tempfile, "tempdir", folder)
+        yield
 
 
 @pytest.fixture(scope="session")

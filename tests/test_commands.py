@@ -5,15 +5,16 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from fork_server import run_forked
 from pipeline.launch import read_count
 from pipeline.shards.errors import UserError
 from pipeline.shards.manifest import DataSet
 from synthetic_data import make_synthetic
+from tiny_data import ROOT
 
 pytestmark = pytest.mark.slow
 
@@ -21,14 +22,8 @@ SMALL = ["model=mlp", "model.hidden=[16]", "batch.size=10", "trainer.max_epochs=
 
 
 def run(module: str, *options: str, cwd: Path, **variables: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", module, *options],
-        capture_output=True,
-        text=True,
-        cwd=cwd,
-        timeout=300,
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent), "CUDA_VISIBLE_DEVICES": "", **variables},
-    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": "", **variables}
+    return run_forked(module, *options, folder=cwd, environment=environment, timeout_s=300)
 
 
 def test_train_then_evaluate_as_typed_with_wandb_offline(synthetic: DataSet, tmp_path: Path) -> None:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import io
 import shutil
-import subprocess
-import sys
 import tarfile
 from pathlib import Path
 
 import pytest
 from PIL import Image
+
+from fork_server import run_forked
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 LOADERS = ["memcpy alone", "floats written alone", "tarmac", "tarmac, 1,000 shards", "webdataset", "torch DataLoader"]
@@ -36,6 +36,11 @@ IN_FOLDER = ["--jpegs", "{folder}/jpegs.tar", "--cache", "{folder}"]
         ),
         ("train_wait", ["--samples", "300", "--steps", "3", "--ranks", "1", "--cache", "{folder}"], 2),
         ("step_overhead", ["--samples", "600", "--steps", "30", "--cache", "{folder}", "batch.size=16"], 3),
+        (
+            "tracking",
+            ["--samples", "600", "--steps", "40", "--only", "everything", "--cache", "{folder}", "batch.size=16"],
+            2,
+        ),
         ("prepare", ["--samples", "50", "--jpegs", ""], 2),
         ("prepare_limits", ["--images", "20", "--jpegs", "{folder}/jpegs.tar"], 8),
         ("memory", ["--samples", "100", "3000", "--seconds", "60", "--cache", "{folder}"], 2),
@@ -76,8 +81,7 @@ def test_writers_of_other_formats_have_a_row_or_are_named_as_left_out(tmp_path: 
 
 def run(module: str, *options: str) -> tuple[list[str], list[str]]:
     """Run a benchmark; return all lines that it prints, and the rows of its table."""
-    command = [sys.executable, "-m", f"benchmarks.{module}", "--repeats", "1", *options]
-    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=300)
+    done = run_forked(f"benchmarks.{module}", "--repeats", "1", *options, folder=REPOSITORY, timeout_s=300)
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     table = [line for line in lines if line.startswith("|")]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import numpy as np
@@ -16,28 +17,33 @@ from pipeline.sweep_config import RateTestConfig
 from pipeline.sweeping.resolve import resolve
 from runs import SMALL, metric_rows
 
-STEPS = 30
+STEPS = 40
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("ratio", "how"), [("null", "the loss is no number any more"), ("10", "the loss is far above its start")]
+)
 def test_the_rate_rises_by_one_factor_a_step_and_breaks_the_run_in_the_end(
-    synthetic: DataSet, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    synthetic: DataSet, tmp_path: Path, capsys: pytest.CaptureFixture[str], ratio: str, how: str
 ) -> None:
-    """Up to a rate of 1e30, at which the loss is no number any more: an answer, not an error."""
+    """After ten steps that change nothing up to 1e30, at which the loss is no number any more: no error."""
     folder = tmp_path / "rates"
-    own = [f"rate_test.dir={folder}", f"rate_test.steps={STEPS}", "rate_test.lowest=1e-6", "rate_test.highest=1e30"]
+    own = [f"rate_test.dir={folder}", f"rate_test.steps={STEPS}", "rate_test.lowest=1e-20", "rate_test.highest=1e30"]
+    own.append(f"rate_test.max_loss_ratio={ratio}")
     typed = [f"data.path={synthetic.root}", *SMALL, "optimizer=sgd", "schedule.warmup.value=3", *own]
     assert main(typed) == 0
     told = capsys.readouterr().out
-    assert "the loss is no number any more, which ends the test" in told
+    assert f"{how}, which ends the test" in told
     rows = [row for row in metric_rows(folder / "0000") if "train/loss" in row]
-    wanted = np.geomspace(1e-6, 1e30, STEPS)
+    wanted = np.geomspace(1e-20, 1e30, STEPS)
     np.testing.assert_allclose([row["rate/learning_rate"] for row in rows], wanted[: len(rows)], rtol=1e-9)
     assert 4 <= len(rows) < STEPS
     (curves,) = json.loads((folder / "rates.json").read_text())
     (curve,) = curves["curves"]
     assert curve["losses"] == [row["train/loss"] for row in rows][1:]
     assert curve["diverges"] is not None
+    assert max(curve["losses"][:-1]) <= (10 if ratio == "10" else math.inf) * max(curve["losses"][:10])
     with Image.open(folder / "rates.png") as picture:
         assert picture.size[0] > 500
     assert "diverges at" in (folder / "rates.md").read_text()

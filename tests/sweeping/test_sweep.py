@@ -6,15 +6,13 @@ import csv
 import json
 import os
 import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from fork_server import start_forked
 from pipeline.shards.errors import UserError
 from pipeline.shards.manifest import DataSet
 from pipeline.sweep import main, read_command
@@ -22,7 +20,6 @@ from pipeline.sweep_config import Goal
 from pipeline.sweeping.axes import points
 from pipeline.training.checkpoint import stored_checkpoints
 from runs import SMALL, assert_equal_weights, train_here
-from tiny_data import ROOT
 from waiting import wait_until
 
 TINY = [*SMALL, "trainer.max_epochs=1"]
@@ -92,23 +89,26 @@ def test_killed_and_begun_again_it_ends_as_if_nothing_had_happened(synthetic: Da
     whole = tmp_path / "whole"
     train_here(synthetic.root, whole, *TINY, *longer)
     folder = tmp_path / "sweep"
-    command = [sys.executable, "-m", "pipeline.sweep", *options(synthetic, folder, *longer)]
+    log = tmp_path / "log"
     for blow in (signal.SIGKILL, signal.SIGTERM):
         before = reached(folder)
-        process = subprocess.Popen(
-            command, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}, stderr=subprocess.PIPE, text=True
+        typed = options(synthetic, folder, *longer)
+        process = start_forked("pipeline.sweep", *typed, folder=tmp_path, stdout=log, stderr=log)
+        assert process.pid is not None
+        wait_until(
+            lambda before=before, process=process: reached(folder) > before or process.exitcode is not None,
+            what="a checkpoint",
+            every_s=0.005,
+            patience_s=300,  # a start of Python with torch, on a machine that may be busy
         )
-        deadline_s = time.monotonic() + 300  # two starts of Python with torch, on a machine that may be busy
-        while reached(folder) <= before and process.poll() is None and time.monotonic() < deadline_s:
-            time.sleep(0.005)
-        process.send_signal(blow)
+        os.kill(process.pid, blow)
         if blow is signal.SIGKILL:
             signal_runs_in(folder, signal.SIGSTOP)
             with pytest.raises(UserError, match="a sweep is at work there"):
                 main(options(synthetic, folder, *longer))
             signal_runs_in(folder, signal.SIGKILL)
-        _, printed = process.communicate(timeout=120)
-        assert process.returncode == (130 if blow is signal.SIGTERM else -9), printed
+        process.join(120)
+        assert process.exitcode == (130 if blow is signal.SIGTERM else -9), log.read_text()
         wait_until(lambda: not runs_in(folder), what="the end of the sweep's runs")
     assert not (folder / "0000" / "summary.json").exists()
     assert main(options(synthetic, folder, *longer)) == 0

@@ -10,39 +10,36 @@ A start takes half a second instead of five, so a test can afford many real kill
 from __future__ import annotations
 
 import functools
-import multiprocessing
 import os
-import signal
-import socket
 import sys
 import time
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
+from fork_server import fork, run_as_main, take_over
+from loopback import free_port
+from pipeline.training.checkpoint import stored_checkpoints
 from waiting import wait_until
 
 DEADLINE_S = 300.0
 wait_long = functools.partial(wait_until, patience_s=DEADLINE_S)
 
-_context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(["pipeline.train"])
 
-
-def fork_ranks(num_ranks: int, log: Path, *options: str, stuck: tuple[int, int] | None = None) -> list[BaseProcess]:
-    """Start the ranks of one run; what they print goes into `log`.
+def fork_ranks(
+    num_ranks: int,
+    log: Path,
+    *options: str,
+    module: str = "pipeline.train",
+    stuck: tuple[int, int] | None = None,
+) -> list[BaseProcess]:
+    """Start the ranks of one command; what they print goes into `log`.
 
     Args:
         stuck: a rank, and the step in whose forward pass it falls asleep for ever.
     """
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    ranks: list[BaseProcess] = []
-    for rank in range(num_ranks):
-        process = _context.Process(target=_be_rank, args=(rank, num_ranks, port, log, options, stuck))
-        process.start()
-        ranks.append(process)
-    return ranks
+    port = free_port()
+    here = str(Path.cwd()), dict(os.environ)
+    return [fork(_be_rank, rank, num_ranks, port, log, here, module, options, stuck) for rank in range(num_ranks)]
 
 
 def exit_codes(ranks: list[BaseProcess]) -> list[int | None]:
@@ -50,9 +47,7 @@ def exit_codes(ranks: list[BaseProcess]) -> list[int | None]:
     for process in ranks:
         process.join(DEADLINE_S)
     codes = [process.exitcode for process in ranks]
-    for process in ranks:
-        process.kill()
-        process.join()
+    kill_ranks(ranks)
     return codes
 
 
@@ -62,34 +57,59 @@ def end_ranks(ranks: list[BaseProcess]) -> None:
         process.terminate()
     for process in ranks:
         process.join(30)
+    kill_ranks(ranks)
+
+
+def kill_ranks(ranks: list[BaseProcess]) -> None:
+    """SIGKILL to all ranks, and return when they are gone."""
+    for process in ranks:
         process.kill()
+    for process in ranks:
         process.join()
 
 
+def wait_for_step(run_dir: Path, step: int, ranks: list[BaseProcess]) -> None:
+    """Return when a checkpoint of this step or a later one is stored, or a rank has ended."""
+    wait_long(
+        lambda: (
+            any(stored >= step for stored, _ in stored_checkpoints(run_dir / "checkpoints"))
+            or any(rank.exitcode is not None for rank in ranks)
+        ),
+        what=f"a checkpoint of step {step}",
+        every_s=0.005,
+    )
+
+
 def _be_rank(
-    rank: int, num_ranks: int, port: int, log: Path, options: tuple[str, ...], stuck: tuple[int, int] | None
+    rank: int,
+    num_ranks: int,
+    port: int,
+    log: Path,
+    here: tuple[str, dict[str, str]],
+    module: str,
+    options: tuple[str, ...],
+    stuck: tuple[int, int] | None,
 ) -> None:
-    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    os.dup2(descriptor, 1)
-    os.dup2(descriptor, 2)
-    sys.stdout, sys.stderr = os.fdopen(1, "w", buffering=1), os.fdopen(2, "w", buffering=1)
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    os.environ |= {
-        **{"RANK": str(rank), "WORLD_SIZE": str(num_ranks), "LOCAL_RANK": str(rank)},
-        **{"LOCAL_WORLD_SIZE": str(num_ranks), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)},
-    }
+    folder, environment = here
+    if num_ranks > 1:
+        environment |= {
+            **{"RANK": str(rank), "WORLD_SIZE": str(num_ranks), "LOCAL_RANK": str(rank)},
+            **{"LOCAL_WORLD_SIZE": str(num_ranks), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)},
+        }
+    take_over(folder=folder, environment=environment, stdout=log, stderr=log)
     import torch
 
-    from pipeline.shards.errors import run_entry_point
-    from pipeline.train import main
-    from pipeline.training import stop
+    from pipeline.track import recorder
+    from pipeline.training import stop, watchdog
 
     torch.set_num_threads(1)
-    stop.VOTE_EVERY_S = 0.05  # the runs are short
+    # The runs are short.
+    stop.VOTE_EVERY_S = 0.05
+    watchdog.GRACE_S = watchdog.PULSE_S = 0.5
+    recorder.LEAST_TRAINED_S = 0.0
     if stuck is not None and stuck[0] == rank:
         _fall_asleep(stuck[1])
-    sys.argv = ["pipeline.train", *options]
-    sys.exit(run_entry_point(main))
+    sys.exit(run_as_main(module, options))
 
 
 def _fall_asleep(step: int) -> None:

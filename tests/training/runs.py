@@ -1,17 +1,15 @@
-"""Runs for tests: in this process, or real ranks under torchrun."""
+"""Runs for tests: in this process, or on real ranks."""
 
 from __future__ import annotations
 
 import json
-import os
-import signal
-import subprocess
-import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from forked import exit_codes, fork_ranks
 from pipeline.compose import compose
 from pipeline.config import TRAIN_SCHEMAS
 from pipeline.train import quieten_libraries, train
@@ -22,6 +20,8 @@ ONE_RANK = World(rank=0, size=1, local_rank=0, local_size=1, cuda=False)
 SMALL = [
     *("model=mlp", "model.hidden=[16]", "logger=none", "trainer.device=cpu", "batch.size=12", "optimizer.rate=0.01"),
     "trainer.measure_bound=false",  # it is measured, and logged, only where training took long enough
+    # What watches has tests of its own (tests/track), and rows and files of its own.
+    *("track.layers_every_steps=null", "track.noise_scale_every_steps=null", "track.pictures=false"),
 ]
 MEASURED = "trainer.measure_bound=true"
 
@@ -35,24 +35,13 @@ def train_here(data: Path | str, run_dir: Path, *options: str) -> dict[str, Any]
     return train(compose("train", TRAIN_SCHEMAS, overrides), ONE_RANK)
 
 
-def start_ranks(num_ranks: int, module: str, *options: str) -> subprocess.Popen[str]:
-    """Start real ranks in a process group of their own."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={num_ranks}"]
-    return subprocess.Popen(
-        [*command, "-m", module, *options],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
-
-
 def run_ranks(num_ranks: int, module: str, *options: str) -> str:
     """Run ranks to their end and return what they printed; fail with it where they fail."""
-    process = start_ranks(num_ranks, module, *options)
-    output, _ = process.communicate(timeout=300)
-    assert process.returncode == 0, output
+    with tempfile.TemporaryDirectory() as folder:
+        log = Path(folder) / "log"
+        codes = exit_codes(fork_ranks(num_ranks, log, *options, module=module))
+        output = log.read_text()
+    assert codes == [0] * num_ranks, output
     return output
 
 
@@ -81,14 +70,3 @@ def sample_ids(run_dir: Path, *, rank: int = 0) -> list[tuple[int, list[int]]]:
 def metric_rows(run_dir: Path) -> list[dict[str, Any]]:
     """Return the rows of metrics.jsonl."""
     return [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
-
-
-def kill_ranks_of(run_dir: Path) -> None:
-    """Kill ranks that torchrun put into sessions of their own; they are known by their run_dir."""
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            command = (folder / "cmdline").read_bytes().split(b"\0")
-        except OSError:
-            continue
-        if b"pipeline.train" in command and f"run_dir={run_dir}".encode() in command:
-            os.kill(int(folder.name), signal.SIGKILL)

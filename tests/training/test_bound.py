@@ -195,10 +195,10 @@ def test_the_loader_alone_is_as_fast_as_its_reader_and_stops_in_time() -> None:
 
 @pytest.mark.slow
 def test_real_ranks_agree_on_one_sentence(synthetic: DataSet, tmp_path: Path) -> None:
-    """As long a run as is needed for a claim; the collectives of the measurement meet on all ranks."""
+    """The collectives of the measurement meet on all ranks."""
     options = [f"data.path={synthetic.root}", f"run_dir={tmp_path / 'run'}", "model=mlp", "model.hidden=[64]"]
     output = run_ranks(
-        2, "pipeline.train", *options, "logger=none", "batch.size=4", "trainer.max_epochs=40", "trainer.device=cpu"
+        2, "pipeline.train", *options, "logger=none", "batch.size=4", "trainer.max_epochs=4", "trainer.device=cpu"
     )
     assert output.count("bounded by  ") == 1
     assert "the model alone does" in output

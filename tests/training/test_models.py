@@ -1,9 +1,7 @@
-"""Models against formulas in numpy, published parameter counts, and what each option is to change."""
+"""Models against formulas in numpy and published parameter counts; built on the meta device, traced, exported."""
 
 from __future__ import annotations
 
-import copy
-import dataclasses
 import math
 from pathlib import Path
 
@@ -17,14 +15,10 @@ from torch.nn import functional
 from pipeline.build_model import build_model
 from pipeline.compose import compose
 from pipeline.config import TRAIN_SCHEMAS, TrainConfig
-from pipeline.model.blocks import shardable_units, wrappable_blocks
-from pipeline.model.bottleneck import BottleneckBlock, bottleneck_mlp
-from pipeline.model.hidden_layer import ACTIVATIONS, NORMS, HiddenLayer
-from pipeline.model.initialise import INITS, initial_std
+from pipeline.model.bottleneck import BottleneckBlock
+from pipeline.model.hidden_layer import ACTIVATIONS, NORMS
 from pipeline.model.mlp import mlp
-from pipeline.model.roles import Role, linear_layers, output_layer, roles_of
 from pipeline.model_config import (
-    Activation,
     BottleneckMlpConfig,
     Init,
     LogisticRegressionConfig,
@@ -32,7 +26,6 @@ from pipeline.model_config import (
     Norm,
     PerceptronConfig,
 )
-from pipeline.shards.errors import UserError
 from tiny_data import ROOT
 
 Array = npt.NDArray[np.float64]
@@ -92,12 +85,6 @@ def test_an_mlp_is_linear_norm_activation_and_a_skip_between_equal_widths(
         z = z + inner if has_skip else inner
     expected = z @ model[-1].weight.detach().numpy().T + model[-1].bias.detach().numpy()
     np.testing.assert_allclose(model(inputs).detach().numpy(), expected, rtol=1e-9, atol=1e-12)
-
-
-def test_what_the_options_offer_is_what_there_is() -> None:
-    assert {item.name for item in Activation} == set(ACTIVATIONS)
-    assert {item.name for item in Norm} == {"none", *NORMS}
-    assert tuple(item.name for item in Init) == INITS
 
 
 def test_without_activations_any_depth_is_one_linear_map() -> None:
@@ -177,135 +164,6 @@ def test_weights_are_a_function_of_the_seed(config: MlpConfig | BottleneckMlpCon
     assert not torch.equal(first, weights(2))
 
 
-# Initial weights
-
-
-def test_torch_is_the_initialisation_of_nn_linear() -> None:
-    torch.manual_seed(3)
-    model = mlp(in_features=7, widths=[5], num_classes=3, init="torch")
-    torch.manual_seed(3)
-    for layer in (nn.Linear(7, 5), nn.Linear(5, 3)):
-        ours = linear_layers(model).popitem() if layer.in_features == 5 else next(iter(linear_layers(model).items()))
-        assert torch.equal(ours[1].weight, layer.weight)
-        assert torch.equal(ours[1].bias, layer.bias)
-
-
-@pytest.mark.parametrize(
-    ("init", "variances"),
-    [
-        # Of 400 -> 600 -> 300 -> 200, from the papers.
-        ("torch", [1 / 1200, 1 / 1800, 1 / 900]),
-        ("lecun", [1 / 400, 1 / 600, 1 / 300]),
-        ("xavier", [2 / 1000, 2 / 900, 2 / 500]),
-        ("kaiming", [2 / 400, 2 / 600, 1 / 300]),
-        ("orthogonal", [1 / 600, 1 / 600, 1 / 300]),
-    ],
-)
-def test_initial_weights_have_the_published_variance(init: str, variances: list[float]) -> None:
-    torch.manual_seed(0)
-    layers = linear_layers(mlp(in_features=400, widths=[600, 300], num_classes=200, init=init)).values()
-    for layer, variance in zip(layers, variances, strict=True):
-        assert layer.weight.var().item() == pytest.approx(variance, rel=0.03)
-        assert layer.weight.mean().item() == pytest.approx(0, abs=4 * math.sqrt(variance / layer.weight.numel()))
-        is_head = layer.out_features == 200
-        std = initial_std(init, fan_in=layer.in_features, fan_out=layer.out_features, is_head=is_head)
-        assert std == pytest.approx(math.sqrt(variance))
-        assert (layer.bias.count_nonzero() == 0) == (init != "torch")
-
-
-def test_orthogonal_keeps_lengths_where_there_is_room() -> None:
-    first, last = linear_layers(mlp(in_features=5, widths=[9], num_classes=4, init="orthogonal")).values()
-    torch.testing.assert_close(first.weight.T @ first.weight, torch.eye(5), atol=1e-5, rtol=0)
-    torch.testing.assert_close(last.weight @ last.weight.T, torch.eye(4), atol=1e-5, rtol=0)
-
-
-def test_kaiming_keeps_the_size_of_activations_through_relu_layers_and_lecun_halves_it() -> None:
-    """Of the mean square (He et al. 2015, section 2.2), over 8 layers."""
-    inputs = torch.randn(256, 512)
-    for init, expected in (("kaiming", 1.0), ("lecun", 0.5**8)):
-        torch.manual_seed(0)
-        model = mlp(in_features=512, widths=[512] * 8 + [512], num_classes=2, init=init)
-        before_last = model[8].linear(model[:8](inputs))
-        gain = 2 if init == "kaiming" else 1
-        assert (before_last.square().mean() / gain).item() == pytest.approx(expected, rel=0.4)
-
-
-@pytest.mark.parametrize("config", [MlpConfig(zero_head=True), BottleneckMlpConfig(zero_head=True)])
-def test_a_head_of_zeros_finds_every_class_equally_likely(config: MlpConfig | BottleneckMlpConfig) -> None:
-    model = build_model(config, in_features=12, num_classes=5, seed=0)
-    assert torch.equal(model(torch.randn(3, 12)), torch.zeros(3, 5))
-
-
-def test_blocks_of_zero_residual_start_as_the_identity() -> None:
-    model = bottleneck_mlp(in_features=12, depth=3, width=8, num_classes=5, zero_residual=True)
-    inputs = torch.randn(3, 12)
-    assert torch.equal(model(inputs), model[-1](model[0](inputs)))
-    plain = bottleneck_mlp(in_features=12, depth=3, width=8, num_classes=5)
-    assert not torch.equal(plain(inputs), plain[-1](plain[0](inputs)))
-
-
-# Units and roles
-
-
-def roles_by_hand(depth: int) -> dict[str, Role]:
-    """Of a bottleneck model, written out."""
-    roles = {"0.weight": Role.input, "0.bias": Role.vector}
-    for block in range(1, depth + 1):
-        roles |= {f"{block}.norm.weight": Role.vector, f"{block}.norm.bias": Role.vector}
-        roles |= {f"{block}.expand.weight": Role.hidden, f"{block}.expand.bias": Role.vector}
-        roles |= {f"{block}.contract.weight": Role.hidden, f"{block}.contract.bias": Role.vector}
-    return {**roles, f"{depth + 1}.weight": Role.output, f"{depth + 1}.bias": Role.vector}
-
-
-def test_roles_of_every_parameter_are_known_from_the_tree() -> None:
-    model = bottleneck_mlp(in_features=12, depth=2, width=8, num_classes=3)
-    assert roles_of(model) == roles_by_hand(2)
-    assert roles_of(copy.deepcopy(model)) == roles_by_hand(2)
-    assert {name.removeprefix("inner."): role for name, role in roles_of(nn.ModuleDict({"inner": model})).items()} == (
-        roles_by_hand(2)
-    )
-    roles = roles_of(mlp(in_features=4, widths=[8, 8, 8], num_classes=3)).values()
-    assert [role for role in roles if role is not Role.vector] == [
-        Role.input,
-        Role.hidden,
-        Role.hidden,
-        Role.output,
-    ]
-
-
-def test_the_only_matrix_of_a_model_is_its_output() -> None:
-    for config in (LogisticRegressionConfig(), PerceptronConfig()):
-        model = build_model(config, in_features=4, num_classes=3, seed=0)
-        assert roles_of(model) == {"0.weight": Role.output, "0.bias": Role.vector}
-        assert output_layer(model)[0] == "0"
-
-
-def test_a_matrix_of_unknown_role_is_refused_by_name() -> None:
-    model = nn.Sequential(nn.Embedding(3, 4), nn.Linear(4, 2))
-    with pytest.raises(ValueError, match=r"0\.weight: a matrix outside linear layers"):
-        roles_of(model)
-
-
-@pytest.mark.parametrize(
-    ("model", "blocks", "units"),
-    [
-        (bottleneck_mlp(in_features=12, depth=3, width=8, num_classes=3), ["1", "2", "3"], ["0", "1", "2", "3", "4"]),
-        (mlp(in_features=12, widths=[8, 8], num_classes=3), ["0", "1"], ["0", "1", "2"]),
-        (mlp(in_features=12, widths=[8], num_classes=3, base_width=4), ["0"], ["0", "2"]),
-        (mlp(in_features=12, widths=[], num_classes=3), [], ["0"]),
-    ],
-)
-def test_units_come_input_to_output_and_hold_every_parameter_once(
-    model: nn.Sequential, blocks: list[str], units: list[str]
-) -> None:
-    names = {module: name for name, module in model.named_modules()}
-    assert [names[block] for block in wrappable_blocks(model)] == blocks
-    assert all(isinstance(block, HiddenLayer | BottleneckBlock) for block in wrappable_blocks(model))
-    assert [names[unit] for unit in shardable_units(model)] == units
-    held = [parameter for unit in shardable_units(model) for parameter in unit.parameters()]
-    assert sorted(map(id, held)) == sorted(map(id, model.parameters()))
-
-
 @pytest.mark.parametrize(
     "config",
     [
@@ -357,70 +215,6 @@ def test_a_model_of_175_billion_parameters_is_built_on_the_meta_device() -> None
     with torch.device("meta"):
         model = build_model(config, in_features=64 * 64 * 3, num_classes=11_230, seed=0)
     assert sum(parameter.numel() for parameter in model.parameters()) == pytest.approx(175e9, rel=0.02)
-
-
-# Options
-
-
-@pytest.mark.parametrize(
-    ("option", "told"),
-    [
-        ("model.base_width=0", "base_width=0: null or at least 1 wanted"),
-        ("model.activation=softmax", "base_width: not with model.activation=softmax"),
-        ("model.dropout=1", "dropout=1.0: 0 <= dropout < 1"),
-        ("model.hidden=[8,0]", "at least 1 each"),
-    ],
-)
-def test_options_that_make_no_sense_are_refused(option: str, told: str) -> None:
-    with pytest.raises(UserError, match=told):
-        compose("train", TRAIN_SCHEMAS, ["data.path=x", "model=mlp", "model.base_width=8", option])
-
-
-def test_a_perceptron_takes_no_objective_of_several_wanted_classes() -> None:
-    options = ["data.path=x", "model=perceptron", "objective=binary_cross_entropy"]
-    with pytest.raises(UserError, match="one wanted class"):
-        compose("train", TRAIN_SCHEMAS, options)
-
-
-MLP_OPTIONS = [
-    ("hidden", [7]),
-    ("depth", 3),
-    ("width", 9),
-    ("activation", Activation.silu),
-    ("norm", Norm.rms),
-    ("dropout", 0.5),
-    ("skip", True),
-    ("init", Init.lecun),
-    ("zero_head", True),
-    ("base_width", 4),
-]
-BOTTLENECK_OPTIONS = [
-    ("depth", 3),
-    ("width", 9),
-    ("expansion", 2),
-    ("dropout", 0.5),
-    ("init", Init.lecun),
-    ("zero_head", True),
-    ("zero_residual", True),
-    ("base_width", 4),
-]
-
-
-@pytest.mark.parametrize(
-    ("config", "name", "value"),
-    [(MlpConfig(depth=2, width=8), *option) for option in MLP_OPTIONS]
-    + [(BottleneckMlpConfig(depth=2, width=8), *option) for option in BOTTLENECK_OPTIONS],
-)
-def test_every_option_changes_the_outcome(config: MlpConfig | BottleneckMlpConfig, name: str, value: object) -> None:
-    inputs = torch.randn(6, 12)
-    plain, other = (
-        build_model(one, in_features=12, num_classes=3, seed=0)(inputs)
-        for one in (config, dataclasses.replace(config, **{name: value}))  # type: ignore[arg-type]
-    )
-    assert not torch.equal(plain, other)
-    fields = {field.name for field in dataclasses.fields(config)}
-    listed = MLP_OPTIONS if isinstance(config, MlpConfig) else BOTTLENECK_OPTIONS
-    assert fields == {option for option, _ in listed}
 
 
 def test_model_presets_state_what_they_are() -> None:

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import signal
-import time
 from pathlib import Path
 
 import pytest
 import torch
 
+from forked import fork_ranks, kill_ranks, wait_for_step
 from pipeline.run_folder import SUMMARY_FILE
 from pipeline.shards.manifest import DataSet
 from pipeline.training.checkpoint import load_checkpoint, stored_checkpoints
-from runs import SMALL, assert_equal_weights, kill_ranks_of, run_ranks, start_ranks, train_here
+from runs import SMALL, assert_equal_weights, run_ranks, train_here
 
 MUON = ["optimizer=muon", "model.hidden=[16,16,16]"]
 EVERYTHING = [
@@ -76,17 +74,11 @@ def test_two_ranks_killed_and_started_again_end_bit_equal(
 ) -> None:
     """SIGKILL to all ranks at whatever step they are; Muon's work is dealt out over the ranks."""
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    common = [*SMALL, *options, f"data.path={synthetic.root}", "trainer.max_epochs=40", "checkpoint.every_steps=3"]
+    common = [*SMALL, *options, f"data.path={synthetic.root}", "trainer.max_epochs=20", "checkpoint.every_steps=3"]
     run_ranks(2, "pipeline.train", *common, f"run_dir={whole}")
-    process = start_ranks(2, "pipeline.train", *common, f"run_dir={killed}")
-    deadline_s = time.monotonic() + 240
-    while time.monotonic() < deadline_s and process.poll() is None:
-        if any(step >= 30 for step, _ in stored_checkpoints(killed / "checkpoints")):
-            break
-        time.sleep(0.01)
-    os.killpg(process.pid, signal.SIGKILL)
-    kill_ranks_of(killed)
-    process.communicate()
-    assert 30 <= stored_checkpoints(killed / "checkpoints")[0][0] < 320
+    ranks = fork_ranks(2, tmp_path / "log", *common, f"run_dir={killed}")
+    wait_for_step(killed, 30, ranks)
+    kill_ranks(ranks)
+    assert 30 <= stored_checkpoints(killed / "checkpoints")[0][0] < 160
     run_ranks(2, "pipeline.train", *common, f"run_dir={killed}", "resume=true")
     assert_equal_checkpoints(whole, killed)

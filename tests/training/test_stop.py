@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import signal
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -19,8 +21,24 @@ from tiny_data import ROOT, command
 
 # 100 samples in batches of 12: 8 steps an epoch. Signals come after the first epoch; none of the checkpoints falls
 # on a step of its own but those that a stop makes.
-OPTIONS = [*SMALL, "trainer.max_epochs=100", "log_sample_ids=true", "model.dropout=0.1", "checkpoint.keep=1000"]
-LAST_STEP = 800
+OPTIONS = [*SMALL, "trainer.max_epochs=60", "log_sample_ids=true", "model.dropout=0.1", "checkpoint.keep=1000"]
+LAST_STEP = 480
+# Of a number of ranks, the folder of a run that nobody disturbed.
+Undisturbed = Callable[[int], Path]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(synthetic: DataSet, tmp_path_factory: pytest.TempPathFactory) -> Undisturbed:
+    folder = tmp_path_factory.mktemp("undisturbed")
+
+    @functools.cache
+    def run(num_ranks: int) -> Path:
+        run_dir, log = folder / f"{num_ranks}", folder / f"{num_ranks}.log"
+        ranks = fork_ranks(num_ranks, log, f"data.path={synthetic.root}", f"run_dir={run_dir}", *OPTIONS)
+        assert exit_codes(ranks) == [0] * num_ranks, log.read_text()
+        return run_dir
+
+    return run
 
 
 def steps_of(run_dir: Path) -> list[int]:
@@ -43,11 +61,10 @@ def test_a_lone_rank_votes_for_itself() -> None:
     ],
 )
 def test_stopped_by_a_signal_and_gone_on_twice_the_run_ends_bit_equal(
-    synthetic: DataSet, tmp_path: Path, num_ranks: int, told: list[int], number: int
+    synthetic: DataSet, tmp_path: Path, undisturbed: Undisturbed, num_ranks: int, told: list[int], number: int
 ) -> None:
-    whole, run_dir, log = tmp_path / "whole", tmp_path / "stopped", tmp_path / "log"
+    whole, run_dir, log = undisturbed(num_ranks), tmp_path / "stopped", tmp_path / "log"
     options = [f"data.path={synthetic.root}", *OPTIONS]
-    assert exit_codes(fork_ranks(num_ranks, log, *options, f"run_dir={whole}")) == [0] * num_ranks
     stops = []
     for _ in range(2):
         reached = max(steps_of(run_dir), default=0)
@@ -112,9 +129,11 @@ def test_the_launcher_passes_a_signal_on_and_waits_until_it_is_saved(
 
 
 @pytest.mark.slow
-def test_told_one_rank_alone_the_launcher_starts_all_again_and_they_go_on(synthetic: DataSet, tmp_path: Path) -> None:
+def test_told_one_rank_alone_the_launcher_starts_all_again_and_they_go_on(
+    synthetic: DataSet, tmp_path: Path, undisturbed: Undisturbed
+) -> None:
     """And with SIGKILL, and without a run_dir: the attempts share one folder, though each would take the next free."""
-    options = [f"data.path={synthetic.root}", *OPTIONS, "trainer.max_epochs=200"]
+    options = [f"data.path={synthetic.root}", *OPTIONS]
     process = start_launcher(tmp_path, *options, restarts=2)
     run_dir = tmp_path / "runs" / "0001"
     for number in (signal.SIGTERM, signal.SIGKILL):
@@ -130,5 +149,4 @@ def test_told_one_rank_alone_the_launcher_starts_all_again_and_they_go_on(synthe
     assert process.returncode == 0, output
     assert output.count("going on with runs/0001 after step") == 2
     assert [path.name for path in (tmp_path / "runs").iterdir() if not path.is_symlink()] == ["0001"]
-    assert exit_codes(fork_ranks(2, tmp_path / "log", *options, f"run_dir={tmp_path / 'whole'}")) == [0, 0]
-    assert_equal_weights(tmp_path / "whole", run_dir)
+    assert_equal_weights(undisturbed(2), run_dir)

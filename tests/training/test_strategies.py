@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import signal
 from pathlib import Path
@@ -12,14 +11,14 @@ from typing import Any
 import pytest
 import torch
 
+from forked import exit_codes, fork_ranks, kill_ranks, wait_for_step
 from pipeline.compose import compose
 from pipeline.config import TRAIN_SCHEMAS
 from pipeline.run_folder import SUMMARY_FILE
 from pipeline.shards.errors import UserError
 from pipeline.shards.manifest import DataSet
 from pipeline.training.checkpoint import checkpoint_name, load_checkpoint, stored_checkpoints
-from runs import assert_equal_weights, kill_ranks_of, metric_rows, run_ranks, start_ranks, train_here, weights_of
-from waiting import wait_until
+from runs import assert_equal_weights, metric_rows, run_ranks, train_here, weights_of
 
 # 100 samples in batches of 12: 8 steps an epoch. The width divides by 2 ranks and not by 3.
 OPTIONS = [
@@ -131,26 +130,17 @@ def test_a_sharded_run_goes_on_whole_and_back(synthetic: DataSet, runs: Path, tm
 def test_killed_and_resumed_a_sharded_run_ends_bit_equal(synthetic: DataSet, tmp_path: Path) -> None:
     """With dropout and momentum, and SIGKILL to all ranks at whatever step they are."""
     options = [
-        *(FSDP, "trainer.max_epochs=20", "trainer.measure_bound=true"),
+        *(FSDP, "trainer.max_epochs=12", "trainer.measure_bound=true"),
         *("model.dropout=0.2", "checkpoint.every_steps=3", "checkpoint.keep=2"),
     ]
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     run_ranks(2, "pipeline.train", *options_of(synthetic, whole, *options))
-    process = start_ranks(2, "pipeline.train", *options_of(synthetic, killed, *options))
-    try:
-        wait_until(
-            lambda: (
-                process.poll() is not None or any(step >= 30 for step, _ in stored_checkpoints(killed / "checkpoints"))
-            ),
-            what="a checkpoint of step 30",
-        )
-    finally:
-        os.killpg(process.pid, signal.SIGKILL)
-        kill_ranks_of(killed)
-    output = process.communicate()[0]
-    assert process.returncode == -signal.SIGKILL, output
+    ranks = fork_ranks(2, tmp_path / "log", *options_of(synthetic, killed, *options))
+    wait_for_step(killed, 30, ranks)
+    kill_ranks(ranks)
+    assert [rank.exitcode for rank in ranks] == [-signal.SIGKILL] * 2, (tmp_path / "log").read_text()
     reached = stored_checkpoints(killed / "checkpoints")[0][0]
-    assert 30 <= reached < 160
+    assert 30 <= reached < 96
     run_ranks(2, "pipeline.train", *options_of(synthetic, killed, *options))
     assert_equal_weights(whole, killed)
 
@@ -201,10 +191,10 @@ def test_a_compiled_model_trains_like_an_eager_one(
 
 @pytest.mark.slow
 def test_ranks_that_do_not_divide_into_copies_are_refused_in_one_line(synthetic: DataSet, tmp_path: Path) -> None:
-    process = start_ranks(2, "pipeline.train", *options_of(synthetic, tmp_path / "run", FSDP, "trainer.shard_ranks=3"))
-    output, _ = process.communicate(timeout=300)
-    assert process.returncode != 0
-    assert "trainer.shard_ranks=3 does not divide the 2 ranks" in output
+    log = tmp_path / "log"
+    ranks = fork_ranks(2, log, *options_of(synthetic, tmp_path / "run", FSDP, "trainer.shard_ranks=3"))
+    assert exit_codes(ranks) == [2, 2]
+    assert "trainer.shard_ranks=3 does not divide the 2 ranks" in log.read_text()
 
 
 @pytest.mark.parametrize(
