@@ -13,6 +13,7 @@ import logging
 import os
 import runpy
 import sys
+import tempfile
 from collections.abc import Mapping
 
 import torch
@@ -55,9 +56,11 @@ def main(argv: list[str]) -> int:
     # Passed on to the ranks, beside SIGTERM, SIGINT and others: Slurm announces the end of a job's time with it.
     os.environ.setdefault("PET_SIGNALS_TO_HANDLE", "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1")
     counts = [f"--nproc-per-node={num_ranks}", f"--max-restarts={num_restarts}"]
-    command = ["--standalone", *counts, "--module", module, *options]
     try:
-        torchrun(get_args_parser().parse_args(command))  # type: ignore[no-untyped-call]
+        # Else it makes a folder in /tmp for what ranks leave on failing, and leaves it there.
+        with tempfile.TemporaryDirectory(prefix="tarmac-launch-", ignore_cleanup_errors=True) as folder:
+            command = ["--standalone", *counts, f"--log-dir={folder}", "--module", module, *options]
+            torchrun(get_args_parser().parse_args(command))  # type: ignore[no-untyped-call]
     except ChildFailedError as error:
         exit_code = error.get_first_failure()[1].exitcode
         return exit_code if exit_code > 0 else 128 - exit_code

@@ -15,8 +15,8 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 import time
-from contextlib import suppress
 from types import FrameType, TracebackType
 from typing import Any, Self
 
@@ -50,7 +50,11 @@ class Stopped(Exception):
 class StopSignals:
     """While it is open, the signals only set `received`; `received_s` is the moment on the monotonic clock.
 
-    A second Ctrl-C ends at once. Signals that whoever started us wants ignored stay ignored.
+    A second Ctrl-C ends at once, and so does any of the signals after a first one: what torchrun sends its ranks at its
+    second Ctrl-C is SIGTERM. Signals that whoever started us wants ignored stay ignored.
+
+    Python runs handlers between the main thread's instructions, so never while that waits in a collective; a thread
+    therefore hears of signals too.
     """
 
     def __init__(self) -> None:
@@ -59,41 +63,49 @@ class StopSignals:
         self._before: dict[signal.Signals, Any] = {}
         self._arrivals: tuple[int, int] | None = None
         self._wakeup_before = -1
+        self._listener: threading.Thread | None = None
+        self._is_ending = False
 
     def __enter__(self) -> Self:
         self._arrivals = os.pipe()
-        for descriptor in self._arrivals:
-            os.set_blocking(descriptor, False)
+        os.set_blocking(self._arrivals[1], False)
         self._wakeup_before = signal.set_wakeup_fd(self._arrivals[1], warn_on_full_buffer=False)
         for number in STOP_SIGNALS:
             if signal.getsignal(number) is not signal.SIG_IGN:
                 self._before[number] = signal.signal(number, self._note)
+        self._listener = threading.Thread(target=self._listen, args=(self._arrivals[0],), name="signals", daemon=True)
+        self._listener.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         if isinstance(error, Stopped):
+            self._is_ending = True
             return  # the launcher may send a signal once more while this process ends in its own way
         for number, handler in self._before.items():
             signal.signal(number, handler)
         signal.set_wakeup_fd(self._wakeup_before)
         arrivals, self._arrivals = self._arrivals, None
-        for descriptor in arrivals or ():
-            os.close(descriptor)
+        if arrivals is not None and self._listener is not None:
+            os.close(arrivals[1])  # which ends the listener
+            self._listener.join()
+            os.close(arrivals[0])
         if self.received and kind is not None:
             os.kill(os.getpid(), self.received)  # we fail, and somebody wants us gone: not for another 30 s
 
-    def look(self) -> None:
-        """Let `received` tell of a signal that has arrived, from another thread.
-
-        Python runs handlers between the main thread's instructions, so never while that waits in a collective.
-        """
-        if self._arrivals is not None and not self.received:
-            with suppress(OSError):
-                found = [number for number in os.read(self._arrivals[0], 64) if number in STOP_SIGNALS]
-                if found:
-                    self.received, self.received_s = found[0], time.monotonic()
+    def _listen(self, descriptor: int) -> None:
+        """Hear of each signal as it arrives; a thread's whole life."""
+        first = 0
+        while arrived := os.read(descriptor, 1):
+            number = arrived[0]
+            if number not in STOP_SIGNALS or self._is_ending:
+                continue
+            if first == signal.SIGINT:
+                os._exit(128 + signal.SIGINT)
+            first = first or number
+            if not self.received:
+                self.received, self.received_s = number, time.monotonic()
 
     def _note(self, number: int, _: FrameType | None) -> None:
         self.received, self.received_s = number, time.monotonic()

@@ -94,7 +94,6 @@ class Watchdog(pl.Callback):
     def _watch(self) -> None:
         while not self._stopping.wait(self._pulse_s):
             self._tell()
-            self.signals.look()
             now_s, told_s = time.monotonic(), self.signals.received_s
             if now_s - self._marked_s > self.deadline_s:
                 self._judge(f"no progress for {self.deadline_s:g} s", exit_code=EXIT_HUNG, only_if_lost=False)
