@@ -39,7 +39,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from benchmarks.loader_readers import FALLBACK, FLOAT_LIMIT, LIMIT, MANY, ONE_PASS, OURS, SIDE, WAYS
+from benchmarks.loader_readers import FALLBACK, FLOAT_LIMIT, LIMIT, MANY, ONE_PASS, OURS, WAYS
+from benchmarks.loader_setup import SIDE
 from benchmarks.measure import REPOSITORY, print_conditions, print_table, rate_text, synthetic_data, take_turns, warm
 from pipeline.data.order import slots_of
 from pipeline.data.packed import PackedReader
