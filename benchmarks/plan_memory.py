@@ -69,13 +69,31 @@ CASES = {
         options=(*BOTTLENECK, "batch.size=1024", "checkpoint.background=true", f"checkpoint.every_steps={STEPS // 2}"),
     ),
     "one rank, evaluation": Case(ranks=1, options=(*BOTTLENECK[:3], "batch.size=32", "evaluation.slots_per_rank=4000")),
+    "one rank, checkpoints between steps": Case(
+        ranks=1, options=(*BOTTLENECK, "batch.size=32", f"checkpoint.every_steps={STEPS // 2}")
+    ),
     "ddp, 2 ranks": Case(ranks=2, options=(*BOTTLENECK, "batch.size=1024")),
+    "ddp, 2 ranks, accumulating": Case(ranks=2, options=(*BOTTLENECK, "batch.size=2048", "batch.micro_size=512")),
+    "ddp, 2 ranks, bf16 exchange": Case(
+        ranks=2, options=(*WIDE, "batch.size=128", "trainer.gradient_compression=bf16")
+    ),
+    "ddp, 4 ranks": Case(ranks=4, options=(*BOTTLENECK, "batch.size=1024")),
     "ddp, 2 ranks, weights": Case(ranks=2, options=(*WIDE, "batch.size=128")),
     "fsdp, 2 ranks": Case(ranks=2, options=(*DEEP, "batch.size=1024", "trainer.strategy=fsdp")),
     "fsdp, 2 ranks, activations": Case(ranks=2, options=(*DEEP, "batch.size=2048", "trainer.strategy=fsdp")),
     "fsdp, 2 ranks, recomputing": Case(
         ranks=2,
         options=(*DEEP, "batch.size=1024", "trainer.strategy=fsdp", "trainer.activation_checkpointing=true"),
+    ),
+    "fsdp, 2 ranks, weights": Case(ranks=2, options=(*WIDE, "batch.size=128", "trainer.strategy=fsdp")),
+    "fsdp, 2 ranks, copy for checkpoints": Case(
+        ranks=2, options=(*DEEP, "batch.size=128", "trainer.strategy=fsdp", "checkpoint.background=true")
+    ),
+    "fsdp, 2 ranks, checkpoints between steps": Case(
+        ranks=2, options=(*DEEP, "batch.size=128", "trainer.strategy=fsdp", f"checkpoint.every_steps={STEPS // 2}")
+    ),
+    "fsdp, 2 ranks, evaluation": Case(
+        ranks=2, options=(*BOTTLENECK[:3], "batch.size=32", "evaluation.slots_per_rank=4000", "trainer.strategy=fsdp")
     ),
     "fsdp, 4 ranks": Case(ranks=4, options=(*DEEP, "batch.size=1024", "trainer.strategy=fsdp")),
 }

@@ -7,6 +7,7 @@
     followed.peak_bytes                         # the most at any moment
     followed.course                             # what was alive after each tensor that came
     followed.product_flop                       # of its matrix products, 2 a multiply-add
+    followed.moved_bytes                        # read and written by everything else
 
 Every operation passes a `TorchDispatchMode`, also those of the backward pass and of the optimiser. A storage counts
 from the operation that returns it until its last tensor has gone, which a weak reference tells: as long as the C++
@@ -25,6 +26,14 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakIdKeyDictionary
 
 aten = torch.ops.aten
+# Make memory and leave it as it is.
+UNWRITTEN = {
+    aten.empty.memory_format,
+    aten.empty_strided.default,
+    aten.empty_like.default,
+    aten.new_empty.default,
+    aten.new_empty_strided.default,
+}
 
 
 class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -34,11 +43,12 @@ class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
         live_bytes: of the tensors that are alive now.
         course: live bytes at the start, and after each new tensor.
         product_flop: of the matrix products so far.
+        moved_bytes: that all other operations have read and written.
     """
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.live_bytes = self.product_flop = 0
+        self.live_bytes = self.product_flop = self.moved_bytes = 0
         self.course = [0]
         self._known = WeakIdKeyDictionary()
 
@@ -66,11 +76,14 @@ class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.course = [self.live_bytes]
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        found = func(*args, **(kwargs or {}))
-        self.product_flop += product_flop(func, args)
-        for leaf in tree_leaves(found):
-            if isinstance(leaf, torch.Tensor):
-                self._count(leaf)
+        kwargs = kwargs or {}
+        found = func(*args, **kwargs)
+        flop = product_flop(func, args)
+        self.product_flop += flop
+        if not flop:
+            self.moved_bytes += moved_bytes(func, (args, kwargs), found)
+        for tensor in _tensors(found):
+            self._count(tensor)
         return found
 
     def _count(self, tensor: torch.Tensor) -> None:
@@ -96,3 +109,19 @@ def product_flop(operation: Any, arguments: Any) -> int:
     else:
         return 0
     return int(2 * left.shape[0] * left.shape[1] * right.shape[1])
+
+
+def moved_bytes(operation: Any, arguments: Any, found: Any) -> int:
+    """Return what an operation reads of its arguments and writes; a view moves nothing, nor does new memory alone."""
+    if operation in UNWRITTEN:
+        return 0
+    given, made = _tensors(arguments), _tensors(found)
+    storages = {tensor.untyped_storage()._cdata for tensor in given}
+    written = made
+    if not operation._schema.is_mutable:
+        written = [tensor for tensor in made if tensor.untyped_storage()._cdata not in storages]
+    return sum(tensor.nbytes for tensor in (*given, *written)) if written else 0
+
+
+def _tensors(tree: Any) -> list[torch.Tensor]:
+    return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, torch.Tensor)]

@@ -5,9 +5,8 @@
     memory.peak_bytes                   # the most at any moment: of a step, its update, or an evaluation
 
 Where replicated (DDP), gradients lie in buckets that stay, so that a gradient is there twice until it is in its bucket.
-Where sharded (FSDP2), a rank keeps a part of weights, gradients and optimiser state. Stem and head are gathered from
-the forward pass to the end of the backward pass; of the blocks two at a time, the one that computes and the one that is
-gathered ahead, and in the backward pass their gradients, whole, until they are summed.
+Where sharded (FSDP2), a rank keeps a part of weights, gradients and optimiser state; what it gathers for a moment is in
+the passes that were rehearsed (gathering.py).
 """
 
 from __future__ import annotations
@@ -33,8 +32,6 @@ class ModelBytes:
     """What does not depend on the batch, whole, in bytes.
 
     Attributes:
-        block_weights: of the largest block that is gathered by itself; 0 where there are no blocks.
-        outer_weights: of what lies in no block.
         gathered_frac: of the stored weights' size, that of the gathered ones: 0.5 in bfloat16.
         update: what the optimiser holds for a moment, beside its state.
     """
@@ -44,8 +41,6 @@ class ModelBytes:
     state: int
     average: int
     update: int
-    block_weights: int
-    outer_weights: int
     gathered_frac: float = 1.0
 
 
@@ -55,8 +50,10 @@ class StepBytes:
 
     Attributes:
         saved: what the forward pass leaves for the backward pass.
-        forward, backward: the most at any moment of each beside weights, optimiser state and gradients that are whole
-            and stay; of a backward pass that begins without gradients it may be negative.
+        gathered: weights that are whole meanwhile, where they are sharded.
+        forward, backward: the most at any moment of each beside weights, optimiser state and gradients that stay; of a
+            backward pass that begins without gradients it may be negative. Where the model is sharded, the gradients
+            that a backward pass makes are in it.
         evaluation: the most at any moment of evaluation beside all these.
         images: of batches on the device, as they come from the loader.
     """
@@ -66,6 +63,7 @@ class StepBytes:
     backward: int
     evaluation: int
     images: int
+    gathered: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,15 +88,27 @@ class RankMemory:
 
 
 def rank_memory(
-    model: ModelBytes, step: StepBytes, *, way: Way, ranks: int, copy: int = 0, whole: int = 0, zeroed: bool = True
+    model: ModelBytes,
+    step: StepBytes,
+    *,
+    way: Way,
+    ranks: int,
+    copy: int = 0,
+    gathered: int = 0,
+    compressed: int = 0,
+    zeroed: bool = True,
+    inside_epochs: bool = False,
 ) -> RankMemory:
     """Return the memory of a rank.
 
     Args:
         ranks: that share one copy of the model, where it is sharded.
         copy: bytes that the rank keeps to write checkpoints from; it is whole, sharded or not.
-        whole: bytes that the rank gathers for a checkpoint.
+        gathered: bytes that the rank holds for a moment of a checkpoint, beside the copy.
+        compressed: bytes of gradients rounded for the exchange, of whole models; all may be under way at its end.
         zeroed: whether, where sharded, the gradients of before are gone when the backward pass begins.
+        inside_epochs: whether checkpoints are made between steps too, and not only after evaluations, before which
+            gradients are let go.
     """
     shards = ranks if way is Way.fsdp else 1
     weights, gradients, state, average = (
@@ -106,27 +116,25 @@ def rank_memory(
     )
     kept = weights + state + average + step.images + copy
     forward, backward = gradients + step.forward, gradients + step.backward
-    working: dict[str, int] = {}
-    if way is Way.fsdp:
-        block, outer = (round(size * model.gathered_frac) for size in (model.block_weights, model.outer_weights))
-        working["weights gathered"] = outer + 2 * block
-        forward += outer + 2 * block
-        backward += 2 * outer + 4 * block - (gradients if zeroed else 0)
+    if way is Way.fsdp and zeroed:
+        backward -= gradients
     parts = {
         "weights": weights,
         "gradients": gradients,
         "optimiser state": state,
         **({"average of weights (EMA)": average} if average else {}),
         "activations": step.saved,
-        **working,
+        **({"weights gathered": step.gathered} if step.gathered else {}),
         "images of batches": step.images,
         **({"copy for checkpoints": copy} if copy else {}),
     }
     moments = {
         "a step": kept + max(forward, backward),
-        **({"a checkpoint": kept + whole} if whole else {}),
+        **({"a checkpoint": kept + gathered + gradients * inside_epochs} if gathered else {}),
+        **({"the exchange": kept + gradients + compressed} if compressed else {}),
         "the update": kept + gradients + -(-model.update // shards),
-        "evaluation": kept + gradients + step.evaluation,
+        # Buckets stay.
+        "evaluation": kept + gradients * (way is Way.ddp) + step.evaluation,
     }
     return RankMemory(parts=parts, moments=moments)
 

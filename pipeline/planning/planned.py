@@ -19,15 +19,16 @@ from pipeline.build_objective import build_objectives
 from pipeline.build_optimizer import build_optimizer
 from pipeline.data.host_load import HostLoad
 from pipeline.data.loader import HELD_BATCHES
-from pipeline.model.blocks import wrappable_blocks
+from pipeline.model.blocks import shardable_units, wrappable_blocks
 from pipeline.optimizer_config import AdamWConfig, SgdConfig
 from pipeline.plan_config import PlanConfig
 from pipeline.planning.autocast import cast_products
 from pipeline.planning.data_facts import DataFacts
+from pipeline.planning.gathering import Gathering
 from pipeline.planning.memory import ModelBytes, RankMemory, StepBytes, Way, rank_memory
 from pipeline.planning.rehearsal import META, Passes, Rehearsal, Task, sizes
 from pipeline.shards.task import Task as DataTask
-from pipeline.trainer_config import Device, Precision, RankStrategy
+from pipeline.trainer_config import Device, GradientCompression, Precision, RankStrategy
 from pipeline.training.initial import freeze_body
 from pipeline.training.metrics import MetricSums
 from pipeline.training.recompute import checkpoint_activations
@@ -74,25 +75,40 @@ class RankStudy:
         slots = self.batch.micro_slots_per_rank
         return self._passes(self.way, slots, recomputed=self.recomputed).product_flop / slots
 
+    @property
+    def moved_bytes(self) -> int:
+        """What everything but the matrix products of an update's passes reads and writes."""
+        passes = self._passes(self.way, self.batch.micro_slots_per_rank, recomputed=self.recomputed)
+        return self.batch.micro_batches * passes.moved_bytes
+
     def memory(self, *, way: Way | None = None, recomputed: bool | None = None, slots: int | None = None) -> RankMemory:
         """Return the memory of a rank, as the run is or otherwise; `slots` are those of a micro-batch."""
         way, slots = way or self.way, slots or self.batch.micro_slots_per_rank
         recomputed = self.recomputed if recomputed is None else recomputed
         passes, rehearsal = self._passes(way, slots, recomputed=recomputed), self._rehearsal_of(way, self.recomputed)
+        # Of a sharded model, gradients are in the passes only as they come.
+        whole, gathered = (0, rehearsal.gathered_bytes) if way is Way.fsdp else (rehearsal.gradient_bytes, 0)
         step = StepBytes(
-            saved=passes.saved_bytes,
-            forward=passes.forward_bytes - rehearsal.gradient_bytes,
-            backward=passes.backward_bytes - rehearsal.gradient_bytes,
+            saved=passes.saved_bytes - gathered,
+            gathered=gathered,
+            forward=passes.forward_bytes - whole,
+            backward=passes.backward_bytes - whole,
             # Nothing is computed again where nothing is kept.
             evaluation=rehearsal.evaluation_bytes(slots=self.config.evaluation.slots_per_rank),
             images=self.images_bytes(slots) if self.on_cpu else DEVICE_BATCHES * slots * self.image_bytes,
         )
         model = self.model_bytes
-        # On a GPU these lie in the host's memory.
-        copy = self.copy_bytes if self.on_cpu else 0
-        whole = model.weights + model.state + model.average if self.on_cpu and way is Way.fsdp else 0
+        # On a GPU copies lie in the host's memory.
         return rank_memory(
-            model, step, way=way, ranks=self.shard_ranks, copy=copy, whole=whole, zeroed=self.batch.micro_batches == 1
+            model,
+            step,
+            way=way,
+            ranks=self.shard_ranks,
+            copy=self.copy_bytes if self.on_cpu else 0,
+            gathered=self._gathered_bytes if way is Way.fsdp else 0,
+            compressed=model.gradients // 2 if way is Way.ddp and self._compresses else 0,
+            zeroed=self.batch.micro_batches == 1,
+            inside_epochs=self.config.checkpoint.every_steps is not None,
         )
 
     def images_bytes(self, slots: int) -> int:
@@ -106,10 +122,21 @@ class RankStudy:
         model = self.model_bytes
         return model.weights + model.state + model.average if self.config.checkpoint.background else 0
 
+    @property
+    def _compresses(self) -> bool:
+        return self.config.trainer.gradient_compression is GradientCompression.bf16
+
+    @property
+    def _gathered_bytes(self) -> int:
+        """Of a checkpoint of a sharded model, beside the copy: a tensor at a time goes into that."""
+        model = self.model_bytes
+        if self.config.checkpoint.background or not self.on_cpu:
+            return max(sizes([parameter]) for parameter in self.model.parameters())
+        return model.weights + model.state + model.average
+
     @functools.cached_property
     def model_bytes(self) -> ModelBytes:
         rehearsal = self.rehearsal(self.recomputed)
-        of_blocks = [sizes(block.parameters()) for block in self.blocks]
         averaged = self.config.ema.decay is not None
         return ModelBytes(
             weights=rehearsal.weight_bytes,
@@ -118,8 +145,6 @@ class RankStudy:
             average=rehearsal.weight_bytes if averaged else 0,
             # Of these torch has one kernel for the whole update, which holds nothing; not on the meta device.
             update=0 if isinstance(self.config.optimizer, SgdConfig | AdamWConfig) else rehearsal.update_bytes,
-            block_weights=max(of_blocks, default=0),
-            outer_weights=rehearsal.weight_bytes - sum(of_blocks),
             gathered_frac=0.5 if self.bf16 else 1.0,
         )
 
@@ -128,27 +153,35 @@ class RankStudy:
         return self._rehearsal_of(way, recomputed).passes(slots=slots, zeroed=zeroed)
 
     def _rehearsal_of(self, way: Way, recomputed: bool) -> Rehearsal:
-        # What is gathered is float32 like what it is gathered from, but for bfloat16.
-        return self.rehearsal(recomputed, way is Way.fsdp and self.bf16)
+        return self.rehearsal(recomputed, way is Way.fsdp)
 
-    def _rehearsal(self, recomputed: bool, gathered: bool = False) -> Rehearsal:
-        """Rehearse on whole weights, or on those that a model sharded in bfloat16 gathers, which are so already."""
+    def _rehearsal(self, recomputed: bool, sharded: bool = False) -> Rehearsal:
+        """Rehearse on whole weights, or on those that a sharded model gathers, which are in its precision already."""
         config, data = self.config, self.data
         in_features = math.prod(data.image_shape)
         with META:
             model = build_model(config.model, in_features=in_features, num_classes=data.num_classes, seed=config.seed)
-        if gathered:
+        if sharded and self.bf16:
             model = model.bfloat16()
         copies = cast_products(model, on_cpu=self.on_cpu) if self.bf16 else None
         if recomputed:
             checkpoint_activations(wrappable_blocks(model))
         if config.init.freeze_body:
             freeze_body(model)
+        gathering = None
+        if sharded:
+            gathering = Gathering(
+                shardable_units(model),
+                ranks=self.shard_ranks,
+                reduced_itemsize=2 if self._compresses else 4,
+                through_gloo=self.on_cpu,
+            )
         return Rehearsal(
             model,
             make_optimizer=functools.partial(build_optimizer, config.optimizer),
             task=self._task(in_features),
             copies=copies,
+            gathering=gathering,
         )
 
     def _task(self, in_features: int) -> Task:

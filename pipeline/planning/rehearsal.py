@@ -26,6 +26,7 @@ import torch
 from torch import nn
 
 from pipeline.planning.autocast import Copies
+from pipeline.planning.gathering import Gathering
 from pipeline.planning.live_bytes import LiveBytes
 
 META = torch.device("meta")
@@ -56,14 +57,17 @@ class Passes:
 
     Attributes:
         saved_bytes: of what the forward pass leaves for the backward pass, the model's input among it; no gradients.
-        forward_bytes, backward_bytes: the most at any moment of each, whole gradients among it.
+        forward_bytes, backward_bytes: the most at any moment of each, gradients among it: whole ones, or where the
+            model is sharded those that the pass makes.
         product_flop: of both, 2 a multiply-add.
+        moved_bytes: that everything but the products reads and writes in both.
     """
 
     saved_bytes: int
     forward_bytes: int
     backward_bytes: int
     product_flop: int
+    moved_bytes: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,30 +75,32 @@ class Rehearsed:
     """Passes of `slots` samples, each number of which is a straight line in `slots`.
 
     Attributes:
-        saved_flop: int64 (2,): bytes left by the forward pass for the backward pass, no gradients; FLOP of products.
+        totals: int64 (3,): bytes left by the forward pass for the backward pass, no gradients; FLOP of products; bytes
+            moved by everything else.
         forward, backward: int64, bytes alive at the start of each pass and after each of its new tensors.
     """
 
     slots: int
-    saved_flop: Int64Array
+    totals: Int64Array
     forward: Int64Array
     backward: Int64Array
 
     @property
     def passes(self) -> Passes:
-        saved_bytes, product_flop = self.saved_flop.tolist()
+        saved_bytes, product_flop, moved_bytes = self.totals.tolist()
         return Passes(
             saved_bytes=saved_bytes,
             forward_bytes=int(self.forward.max()),
             backward_bytes=int(self.backward.max()),
             product_flop=product_flop,
+            moved_bytes=moved_bytes,
         )
 
 
 def on_the_line(first: Rehearsed, second: Rehearsed, *, slots: int) -> Rehearsed | None:
     """Return what passes of another size do, of which two are known; None where these did not do the same."""
     found = {}
-    for name in ("saved_flop", "forward", "backward"):
+    for name in ("totals", "forward", "backward"):
         start, end = getattr(first, name), getattr(second, name)
         if len(start) != len(end):
             return None
@@ -111,6 +117,7 @@ class Rehearsal:
     Args:
         model: on the meta device; its gradients are set. It may recompute its activations in the backward pass.
         copies: cast weights that are let go at the end of a forward pass (autocast.py); None: all is float32.
+        gathering: has hooks on the model, whose weights and gradients are then whole for a moment alone.
 
     Attributes:
         weight_bytes: of parameters and buffers.
@@ -124,13 +131,19 @@ class Rehearsal:
         make_optimizer: Callable[[nn.Module], torch.optim.Optimizer],
         task: Task,
         copies: Copies | None = None,
+        gathering: Gathering | None = None,
     ) -> None:
         self.model, self.task, self._copies = model, task, {} if copies is None else copies
-        self._make_optimizer = make_optimizer
+        self._make_optimizer, self._gathering = make_optimizer, gathering
         self._weights = [*model.parameters(), *model.buffers()]
         self._trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self.weight_bytes, self.gradient_bytes = sizes(self._weights), sizes(self._trained)
         self._rehearsed: dict[bool, dict[int, Rehearsed]] = {False: {}, True: {}}
+
+    @property
+    def gathered_bytes(self) -> int:
+        """Of weights that are whole between the passes, where the model is sharded."""
+        return 0 if self._gathering is None else self._gathering.last_bytes
 
     @property
     def state_bytes(self) -> int:
@@ -146,8 +159,8 @@ class Rehearsal:
         """Return what a forward and a backward pass of `slots` samples do, after an update.
 
         Args:
-            zeroed: whether gradients are let go between the two, as on one rank without accumulation; otherwise they
-                stay, and new ones are added to them.
+            zeroed: whether whole gradients are let go between the two, as on one rank without accumulation; otherwise
+                they stay, and new ones are added to them.
         """
         known = self._rehearsed[zeroed]
         if slots not in known and len(known) == 2:
@@ -160,20 +173,28 @@ class Rehearsal:
 
     def rehearse(self, *, slots: int, zeroed: bool) -> Rehearsed:
         """Rehearse the passes of `slots` samples; see `passes`."""
-        self._set_gradients()
+        if self._gathering is None:
+            self._set_gradients()
+        else:
+            self.model.zero_grad(set_to_none=True)
         followed = self._follow()
         followed.add(self._gradients())
         self.model.train()
         with followed:
+            before_bytes = followed.live_bytes
             loss = self._loss(slots)
-            forward, saved_bytes = followed.course, followed.live_bytes - self.gradient_bytes
+            forward, saved_bytes = followed.course, followed.live_bytes - before_bytes
             if zeroed:
                 self.model.zero_grad(set_to_none=True)
             followed.start_course()
             loss.backward()  # type: ignore[no-untyped-call]
+            if self._gathering is not None:
+                self._gathering.finish()
+        if self._gathering is not None:
+            self._gathering.start()
         return Rehearsed(
             slots=slots,
-            saved_flop=np.array([saved_bytes, followed.product_flop], dtype=np.int64),
+            totals=np.array([saved_bytes, followed.product_flop, followed.moved_bytes], dtype=np.int64),
             forward=np.array(forward, dtype=np.int64),
             backward=np.array(followed.course, dtype=np.int64),
         )

@@ -1,8 +1,9 @@
 """Sections on time: a step, its communication, an epoch's hours and cost, and whether the data keeps up.
 
-A step is taken to be its matrix products at `flops_per_s`, then what of the communication the backward pass does not
-hide, then the update at `memory_bytes_per_s`. Norms, activations and starts of kernels are in `flops_per_s`, if that
-was measured on such a model, or not at all: with a data sheet's number the forecast is a lower bound.
+A step is taken to be its matrix products at `flops_per_s`; its norms, activations and losses, which do little with what
+they read and write, at `memory_bytes_per_s`; then what of the communication the backward pass does not hide, and the
+update. Starts of kernels, and what the data needs on the device, are in none of these: with a data sheet's numbers the
+forecast is a lower bound.
 """
 
 from __future__ import annotations
@@ -39,13 +40,14 @@ class StepTime:
     """Seconds of one update, by part; `sent_s` is None where the bandwidth is not known."""
 
     products_s: float
+    others_s: float
     sent_s: float | None
     exposed_s: float
     update_s: float
 
     @property
     def step_s(self) -> float:
-        return self.products_s + self.exposed_s + self.update_s
+        return self.products_s + self.others_s + self.exposed_s + self.update_s
 
 
 def find_speeds(planned: Planned) -> Speeds:
@@ -57,7 +59,7 @@ def find_speeds(planned: Planned) -> Speeds:
         device = torch.device("cuda" if on_gpu else "cpu")
         measured = torch.cuda.get_device_name() if on_gpu else f"{torch.get_num_threads()} threads of this machine"
         if flops is None:
-            flops = _measured_flops(planned, device)
+            flops = measured_flops(planned, device)
         memory = update_bytes_per_s(device=device) if memory is None else memory
     return Speeds(
         flops_per_s=flops,
@@ -80,6 +82,7 @@ def step_time(planned: Planned, speeds: Speeds) -> StepTime | None:
     moved = (2 * model.gradients + model.gradients + 2 * model.state + 3 * model.average) / shards
     return StepTime(
         products_s=products_s,
+        others_s=study.moved_bytes / speeds.memory_bytes_per_s if speeds.memory_bytes_per_s else 0.0,
         sent_s=sent_s if sent else 0.0,
         exposed_s=exposed_s(sent_s=sent_s or 0.0, backward_s=backward_s),
         update_s=moved / speeds.memory_bytes_per_s if speeds.memory_bytes_per_s else 0.0,
@@ -101,6 +104,11 @@ def step_section(planned: Planned, speeds: Speeds) -> Section:
         return Section(title="a step", rows=tuple(rows))
     flops = f"at {flop_text(speeds.flops_per_s or 0)}/s"
     rows.append(Row(name="matrix products", value=duration_text(time.products_s), note=flops))
+    if speeds.memory_bytes_per_s:
+        note = (
+            f"norms, activations, losses: {bytes_text(study.moved_bytes)} at {bytes_text(speeds.memory_bytes_per_s)}/s"
+        )
+        rows.append(Row(name="everything else", value=duration_text(time.others_s), note=note))
     if sent:
         rows += _sending_rows(planned, speeds, time, sent)
     if speeds.memory_bytes_per_s:
@@ -170,7 +178,7 @@ def _supplies(planned: Planned, computing_s: float) -> list[tuple[str, float, st
     return supplies
 
 
-def _measured_flops(planned: Planned, device: torch.device) -> float:
+def measured_flops(planned: Planned, device: torch.device) -> float:
     """Measure the model's largest product, for as many samples as are done in no time."""
     weight = max((item for item in planned.study.model.parameters() if item.ndim == 2), key=torch.Tensor.numel)
     out_features, in_features = weight.shape

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import gc
+import dataclasses
 
 import pytest
 import torch
 from torch import nn
-from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
+from allocations import allocated
 from pipeline.model.bottleneck import bottleneck_mlp
 from pipeline.model.mlp import mlp
 from pipeline.planning.flop import forward_flop, training_flop
 from pipeline.planning.live_bytes import LiveBytes
-from pipeline.planning.rehearsal import META, Passes, Rehearsal, Task
+from pipeline.planning.rehearsal import META, Rehearsal, Task, on_the_line
 
 IN, CLASSES, SLOTS = 48, 10, 512
 MODELS = {
@@ -42,21 +42,6 @@ def rehearsal_of(name: str, optimizer: type[torch.optim.Optimizer] = torch.optim
             losses=cross_entropy,
         ),
     )
-
-
-def allocated(run: object) -> tuple[int, int]:
-    """Return the most that a function has allocated at any moment and what is left at its end, in torch's own books."""
-    gc.collect()
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
-        result = run()  # type: ignore[operator]
-    assert seen.profiler is not None
-    events = [event for event in seen.profiler.kineto_results.events() if event.name() == "[memory]"]
-    live = peak = 0
-    for event in sorted(events, key=lambda event: event.start_ns()):
-        live += event.nbytes()
-        peak = max(peak, live)
-    del result
-    return peak, live
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -130,14 +115,22 @@ def test_kept_gradients_make_room_for_one_more_of_the_largest_weight() -> None:
     assert zeroed.backward_bytes <= kept.backward_bytes
 
 
-def test_passes_grow_in_a_straight_line_with_the_batch() -> None:
-    rehearsal = rehearsal_of("bottleneck")
+@pytest.mark.parametrize("zeroed", [True, False])
+@pytest.mark.parametrize("name", MODELS)
+def test_passes_of_a_third_size_follow_from_two(name: str, zeroed: bool) -> None:
+    known, fresh = rehearsal_of(name), rehearsal_of(name)
+    first, second = (known.rehearse(slots=slots, zeroed=zeroed) for slots in (100, 200))
+    for slots in (3, 300, 12_345):
+        found = on_the_line(first, second, slots=slots)
+        assert found is not None
+        assert found.passes == fresh.rehearse(slots=slots, zeroed=zeroed).passes
 
-    def saved(slots: int) -> Passes:
-        return rehearsal.passes(slots=slots, zeroed=True)
 
-    first, second, third = (saved(slots).saved_bytes for slots in (100, 200, 300))
-    assert third - second == second - first > 0
+def test_passes_that_did_other_things_are_on_no_line() -> None:
+    first = rehearsal_of("mlp").rehearse(slots=100, zeroed=True)
+    assert on_the_line(first, rehearsal_of("batch norm").rehearse(slots=200, zeroed=True), slots=300) is None
+    crooked = dataclasses.replace(first, slots=200, forward=first.forward + 1)
+    assert on_the_line(first, crooked, slots=300) is None
 
 
 def test_a_tensor_counts_until_its_last_view_has_gone() -> None:
@@ -149,3 +142,18 @@ def test_a_tensor_counts_until_its_last_view_has_gone() -> None:
         assert followed.live_bytes == 4000
         del part
     assert (followed.live_bytes, followed.peak_bytes) == (0, 4000)
+
+
+def test_bytes_are_moved_by_what_reads_and_writes_them_and_by_nothing_else() -> None:
+    with LiveBytes() as followed:
+        left, right = torch.empty(30, 40, device=META), torch.empty(30, 40, device=META)
+        _ = left.view(1200), left.t(), left.detach()[:2], left @ right.t()
+        assert followed.moved_bytes == 0
+        torch.relu(left)
+        assert followed.moved_bytes == 2 * 4800
+        left + right
+        assert followed.moved_bytes == 5 * 4800
+        left.add_(right)
+        assert followed.moved_bytes == 8 * 4800
+        left.sum()
+        assert followed.moved_bytes == 9 * 4800 + 4

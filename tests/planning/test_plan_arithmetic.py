@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 
 from pipeline.planning.communication import (
@@ -14,7 +16,7 @@ from pipeline.planning.communication import (
 from pipeline.planning.memory import ModelBytes, StepBytes, Way, largest_slots, rank_memory
 from pipeline.planning.rows import count_text, duration_text, flop_text
 
-MODEL = ModelBytes(weights=1000, gradients=1000, state=2000, average=0, update=40, block_weights=100, outer_weights=400)
+MODEL = ModelBytes(weights=1000, gradients=1000, state=2000, average=0, update=40)
 STEP = StepBytes(saved=600, forward=700, backward=650, evaluation=50, images=30)
 
 
@@ -63,30 +65,32 @@ def test_at_the_break_even_batch_sending_takes_as_long_as_computing() -> None:
 
 def test_one_rank_holds_the_sum_of_its_parts() -> None:
     memory = rank_memory(MODEL, STEP, way=Way.plain, ranks=1)
-    assert memory.moments == {"a step": 4730, "the update": 4070, "evaluation": 4080}
+    assert memory.moments == {"a step": 4730, "the update": 4070, "evaluation": 3080}
     assert (memory.peak_bytes, memory.peak_moment) == (4730, "a step")
     assert sum(memory.parts.values()) == 1000 + 1000 + 2000 + 600 + 30
 
 
 def test_a_replica_holds_what_one_rank_holds_and_a_shard_gathers_for_a_checkpoint() -> None:
     plain, ddp = (rank_memory(MODEL, STEP, way=way, ranks=ranks) for way, ranks in ((Way.plain, 1), (Way.ddp, 8)))
-    assert ddp == plain
-    fsdp = rank_memory(MODEL, STEP, way=Way.fsdp, ranks=8, whole=3000)
-    assert fsdp.moments["a checkpoint"] == 3000 // 8 + 30 + 3000
+    assert ddp.parts == plain.parts
+    buckets = MODEL.gradients
+    assert ddp.moments == {**plain.moments, "evaluation": plain.moments["evaluation"] + buckets}
+    rounded = rank_memory(MODEL, STEP, way=Way.ddp, ranks=8, compressed=500)
+    assert rounded.moments == {**ddp.moments, "the exchange": 1000 + 2000 + 30 + 1000 + 500}
+    for inside, gradients in ((False, 0), (True, 1000 // 8)):
+        fsdp = rank_memory(MODEL, STEP, way=Way.fsdp, ranks=8, gathered=3000, inside_epochs=inside)
+        assert fsdp.moments["a checkpoint"] == 3000 // 8 + 30 + 3000 + gradients
 
 
 def test_a_shard_goes_towards_what_is_gathered_and_kept_for_the_batch() -> None:
-    peaks = [rank_memory(MODEL, STEP, way=Way.fsdp, ranks=ranks).peak_bytes for ranks in (1, 2, 4, 1000)]
-    assert peaks == sorted(peaks, reverse=True)
-    whole = MODEL.weights + MODEL.state  # the backward pass is the peak, and begins without gradients
-    assert peaks[1] - peaks[2] == whole // 4
-    halved = rank_memory(
-        ModelBytes(**{**{name: getattr(MODEL, name) for name in MODEL.__slots__}, "gathered_frac": 0.5}),
-        STEP,
-        way=Way.fsdp,
-        ranks=4,
-    )
-    assert halved.peak_bytes < peaks[2]
+    step = StepBytes(saved=600, gathered=80, forward=700, backward=650, evaluation=50, images=30)
+    whole = MODEL.weights + MODEL.gradients + MODEL.state
+    for ranks in (1, 2, 4, 1000):
+        memory = rank_memory(MODEL, step, way=Way.fsdp, ranks=ranks)
+        assert memory.peak_bytes == whole // ranks + 700 + 30  # of the forward pass: the other begins without gradients
+        assert memory.parts["weights gathered"] == 80
+    kept = rank_memory(MODEL, StepBytes(**{**dataclasses.asdict(step), "backward": 1500}), way=Way.fsdp, ranks=2)
+    assert kept.peak_bytes == (MODEL.weights + MODEL.state) // 2 + 1500 + 30
 
 
 @pytest.mark.parametrize("room_bytes", [0, 10, 120, 130, 1000, 1019, 1020, 5000, 123_456])
