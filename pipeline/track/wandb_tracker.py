@@ -113,6 +113,8 @@ class WandbTracker:
                 settings=_settings(wandb, options),
             )
         except wandb.errors.Error as error:
+            # Else its service would hold the run's id against another try.
+            wandb.teardown(exit_code=1)
             raise Unreachable(str(error).splitlines()[0]) from None
         if is_online:
             self._note(url=self._run.url)

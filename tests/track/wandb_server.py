@@ -150,6 +150,9 @@ def wandb_server(server: WandbServer | None = None) -> Iterator[WandbServer]:
                 server.stream(self.path.split("/")[-2], json.loads(body))
                 self._reply({"exitcode": None, "limits": {}})
                 return
+            if self.path != "/graphql":
+                self._reply({})
+                return
             asked = json.loads(body)
             try:
                 self._reply({"data": server.answer(asked["query"], asked.get("variables") or {})})
