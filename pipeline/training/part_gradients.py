@@ -66,8 +66,8 @@ class SampleNorms:
                 self._handles.append(layer.register_forward_hook(self._see_norm))
 
     def add_pass(self, weights_B: torch.Tensor) -> None:
-        inputs, outputs = (torch.stack(factors) for factors in zip(*self._products, strict=True))
-        squares = torch.stack([(inputs * outputs).sum(), *self._others]).sum()
+        inputs, outputs = (torch.cat(factors).flatten() for factors in zip(*self._products, strict=True))
+        squares = torch.stack([torch.dot(inputs, outputs), *self._others]).sum()
         self._products, self._others = [], []
         self._sums.append(torch.stack([squares, self._samples_per_part * weights_B.sum()]).double())
 
@@ -114,7 +114,9 @@ class SampleNorms:
         return seen
 
     def _add_rows(self, rows_BD: torch.Tensor) -> None:
-        self._others.append(_by_part(rows_BD, self._samples_per_part).sum(dim=1).square().sum())
+        if self._samples_per_part > 1:
+            rows_BD = _by_part(rows_BD, self._samples_per_part).sum(dim=1)
+        self._others.append(torch.linalg.vector_norm(rows_BD).square())
 
 
 class PassNorms:
