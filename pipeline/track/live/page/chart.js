@@ -1,12 +1,14 @@
 // One chart: curves over steps, drawn by uPlot. It draws only while it is on the screen.
 
 import { darkTheme, styled } from "./colours.js";
-import { el, swatch } from "./dom.js";
+import { el, setText, swatch } from "./dom.js";
 import { short, whole, withUnit } from "./format.js";
 import { nearest, positive, smoothed } from "./series.js";
 
 const HEIGHT = 220;
 const TOOLTIP_ROWS = 16;
+// Curves of so few points show each of them; one alone would not be seen else.
+const FEW_POINTS = 12;
 
 const onScreen = new IntersectionObserver((entries) => {
   for (const entry of entries) entry.target.chart.turn(entry.isIntersecting);
@@ -16,7 +18,7 @@ const sizes = new ResizeObserver((entries) => {
 });
 
 export class Chart {
-  /** A figure for the metric `key`; `title` stands above it. */
+  /** A figure for the metric `key`, which gives values their unit; its title stands above it. */
   constructor(key, title) {
     this.key = key;
     this.plot = null;
@@ -27,20 +29,28 @@ export class Chart {
     this.note = el("p", { class: "note" });
     this.place = el("div", { class: "plot" });
     this.tooltip = el("div", { class: "tooltip", hidden: true });
-    this.element = el("figure", { class: "chart", "data-key": key }, [
-      el("figcaption", {}, [el("strong", {}, [title]), el("code", {}, [key])]), this.place, this.note, this.tooltip,
-    ]);
+    this.names = el("code", {}, [key]);
+    const caption = el("figcaption", {}, [el("strong", { title }, [title]), this.names]);
+    this.element = el("figure", { class: "chart", "data-key": key }, [caption, this.place, this.note, this.tooltip]);
     this.element.chart = this;
     onScreen.observe(this.element);
     sizes.observe(this.place);
   }
 
-  /** Show curves: {label, colour, dash, width, x, values, low, high}; options: {log, smoothing, axis}. */
+  /**
+   * Show curves {label, colour, dash, width, x, values, low, high, isRule}; options: {log, smoothing, axis}.
+   * low and high make a band; a rule is a line without points.
+   */
   show(curves, options) {
     this.curves = curves;
     this.options = options;
     this.isStale = true;
     if (this.isOn) this.draw();
+  }
+
+  /** Tell which metrics are drawn, if not the one that the chart is named after. */
+  tellMetrics(metrics) {
+    setText(this.names, metrics.join(", "));
   }
 
   turn(isOn) {
@@ -72,8 +82,8 @@ export class Chart {
       return;
     }
     const data = uPlot.join(lines.map((line) => [line.x, line.values]));
-    const looks = lines.map((line) => [line.label, line.colour, line.dash, line.width, line.band]);
-    const shape = JSON.stringify([looks, this.options.log, this.options.axis, darkTheme.matches]);
+    const looks = lines.map((line) => [line.label, line.colour, line.dash, line.width, line.band, hasFew(line)]);
+    const shape = JSON.stringify([looks, this.options.log, darkTheme.matches]);
     this.drawn = lines;
     if (this.plot && shape === this.shape) {
       this.plot.setData(data, !this.isZoomed);
@@ -113,12 +123,12 @@ export class Chart {
       cursor: { sync: { key: "runs", setSeries: false }, drag: { x: true, y: false }, points: { show: false } },
       scales: { x: { time: false }, y: { distr: this.options.log ? 3 : 1 } },
       axes: [
-        { ...axis, font, values: (plot, splits) => splits.map((split) => (split === null ? "" : short(split, 6))) },
+        { ...axis, font, size: 34, values: (plot, splits) => splits.map((split) => shortOrNothing(split)) },
         { ...axis, font, size: 66, values: (plot, splits) => splits.map((split) => this.tick(split)) },
       ],
       series: [{}, ...lines.map((line) => ({
         stroke: line.colour, width: line.width ?? 1.5, dash: line.isShade ? [] : line.dash,
-        points: line.isShade ? { show: false } : { size: 5, fill: line.colour },
+        points: { show: hasFew(line), size: 5, fill: line.colour },
       }))],
       bands: lines.flatMap((line, place) => (
         line.band ? [{ series: [place + 1, place + 2], fill: line.colour.slice(0, 7) + "22" }] : []
@@ -132,8 +142,8 @@ export class Chart {
   }
 
   tick(split) {
-    if (split === null) return "";
-    return this.key.endsWith("_frac") ? `${Number((100 * split).toPrecision(6))} %` : short(split, 6);
+    const isShare = split !== null && this.key.endsWith("_frac");
+    return isShare ? `${Number((100 * split).toPrecision(6))} %` : shortOrNothing(split);
   }
 
   /** Beside the mouse: the step, and what each curve is there. */
@@ -162,4 +172,13 @@ export class Chart {
     this.tooltip.style.right = isRight ? `${width - from - left + 14}px` : "auto";
     this.tooltip.style.top = `${this.place.offsetTop + top + 8}px`;
   }
+}
+
+function hasFew(line) {
+  return !line.isShade && !line.isRule && line.x.length <= FEW_POINTS;
+}
+
+/** Logarithmic axes leave some of their lines without a number. */
+function shortOrNothing(split) {
+  return split === null ? "" : short(split, 6);
 }

@@ -33,7 +33,7 @@ export function createConfig() {
 /** Rows [name, values] by whether all runs agree. */
 function compared(runs, trees) {
   const names = [...new Set(trees.flatMap((tree) => Object.keys(tree)))].filter((name) => !UNTOLD.has(name));
-  const rows = names.map((name) => [name, trees.map((tree) => tree[name])]);
+  const rows = names.map((name) => [name, trees.map((tree) => tree[name] ?? null)]);
   const agrees = ([, values]) => values.every((value) => JSON.stringify(value) === JSON.stringify(values[0]));
   return { same: rows.filter(agrees), differ: rows.filter((row) => !agrees(row)) };
 }
@@ -44,7 +44,7 @@ function section(title, runs, rows, none, isFolded = false) {
   )))]);
   const lines = rows.map(([name, values]) => el("tr", {}, [
     el("th", { scope: "row" }, [el("code", {}, [name])]),
-    ...values.slice(0, runs.length).map((value) => el("td", {}, [cell(value)])),
+    ...values.slice(0, runs.length).map((value) => el("td", {}, [el("div", { class: "long" }, [cell(value)])])),
   ]));
   const table = el("div", { class: "wide" }, [el("table", {}, [el("thead", {}, [head]), el("tbody", {}, lines)])]);
   const content = rows.length ? table : el("p", { class: "note" }, [none]);

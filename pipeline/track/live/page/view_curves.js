@@ -43,6 +43,7 @@ export function createCurves() {
       const { place, element: section } = sections.get(group);
       arrange(place, drawn.map(({ key, title: name, metrics }) => {
         if (!charts.has(key)) charts.set(key, new Chart(key, name));
+        charts.get(key).tellMetrics(metrics);
         used.add(key);
         charts.get(key).show(state.chosen.flatMap((run) => curvesOf(run, metrics, state.settings)), state.settings);
         return charts.get(key).element;

@@ -57,7 +57,7 @@ class SpeedCard {
     this.showShares(run);
     const cockpit = run.media.filter((one) => one.name === COCKPIT && one.kind === "table").at(-1);
     const advice = run.summary.batch_advice ?? cockpit?.caption;
-    setText(this.advice, advice ?? "The gradient noise scale is not measured yet (track.noise_scale_every_steps).");
+    setText(this.advice, advice ?? "The gradient noise scale is not known (track.noise_scale_every_steps).");
     this.showTable(run, cockpit);
     const noise = run.series[NOISE];
     this.chart.element.hidden = !noise;
@@ -69,7 +69,8 @@ class SpeedCard {
     const curves = [isBand ? { ...curve, low, high } : curve];
     if (typeof batch === "number") {
       const { x } = curve;
-      curves.push({ label: "batch", colour: state.ink, dash: [6, 4], width: 1, x, values: x.map(() => batch) });
+      const values = x.map(() => batch);
+      curves.push({ label: "batch", isRule: true, colour: state.ink, dash: [6, 4], width: 1, x, values });
     }
     // The scale grows by orders of magnitude as training goes on.
     this.chart.show(curves, { ...state.settings, axis: "step", log: true });
