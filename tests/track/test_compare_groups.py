@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
+import statistics
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from pipeline.track.report.comparison import differences, groups_of, mean_series, names_of, spread_text
-from pipeline.track.run_reading import RunRecord, Series, read_run
+from pipeline.track.run_reading import RunRecord, read_run
 from report_runs import series, write_run
 
 SHORT = {10: {"train/loss": 1.0}, 20: {"train/loss": 0.5}}
@@ -61,18 +61,19 @@ def test_a_name_has_as_much_of_its_path_as_keeps_it_apart() -> None:
     assert list(names_of(folders).values()) == ["sweep-1/0000", "sweep-2/0000", "0007"]
 
 
-def test_mean_and_spread_of_curves_are_numpys_at_the_steps_that_all_have() -> None:
-    values = np.random.default_rng(0).normal(size=(3, 5))
-    several = [series(list(map(float, row))) for row in values]
-    several[1] = Series(steps=several[1].steps[:4], values=several[1].values[:4])
+def test_mean_and_spread_of_curves_are_taken_at_the_steps_that_all_have() -> None:
+    values = [[0.3, -1.2, 4.0, 2.5, 9.0], [1.1, 0.4, 3.0, 2.5], [-0.2, 5.5, 3.5, 2.5, 1.0]]
+    several = [series(list(row)) for row in values]
     mean, low, high = mean_series(several)
     assert mean.steps == [1, 2, 3, 4]
-    centre, spread = values[:, :4].mean(axis=0), values[:, :4].std(axis=0, ddof=1)
-    for found, wanted in ((mean.values, centre), (low, centre - spread), (high, centre + spread)):
-        np.testing.assert_allclose(np.array(found, dtype=float), wanted, rtol=1e-12)
+    for step, column in enumerate(zip(*values, strict=False)):
+        centre, spread = statistics.fmean(column), statistics.stdev(column)
+        found = mean.values[step], low[step], high[step]
+        assert found == pytest.approx((centre, centre - spread, centre + spread), rel=1e-12)
     several[2] = series([None, 1.0, 2.0, 3.0])
     mean, low, high = mean_series(several)
     assert (mean.values[0], low[0], high[0]) == (None, None, None)
+    assert None not in mean.values[1:]
 
 
 @pytest.mark.parametrize(
@@ -83,7 +84,9 @@ def test_mean_and_spread_of_curves_are_numpys_at_the_steps_that_all_have() -> No
         ("val/loss", [1.0, 2.0], "1.50 ± 0.71"),
         ("val/loss", [0.287, 0.25], "0.268 ± 0.026"),
         ("wall_s", [75.5], "75.5 s"),
-        ("wall_s", [75.5, 80.0], "77.8 s ± 3.18 s"),
+        ("wall_s", [75.5, 80.0], "77.8 ± 3.2 s"),
+        ("rate/images_per_s", [3_200.0, 3_260.0], "3,230 ± 42 images/s"),
+        ("mem/rss_bytes", [7e8, 7.2e8], "710 ± 14 MB"),
         ("val/loss", [], "–"),
     ],
 )

@@ -46,7 +46,9 @@ def comparison(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 def frame(page: Page, title: str) -> Locator:
     """Return the chart of a title, drawn."""
-    chart = page.locator("figure.chart", has=page.locator("figcaption", has_text=re.compile(rf"^\s*{title}\b"))).first
+    chart = page.locator(
+        "figure.chart", has=page.locator("figcaption > span:first-child", has_text=re.compile(f"^{title}"))
+    ).first
     chart.scroll_into_view_if_needed()
     chart.locator("canvas").wait_for()
     return chart

@@ -4,7 +4,7 @@
     groups[0].label, [run.name for run in groups[0].runs]       # "rate=0.1", ["0001", "0002", "0003"]
     differences(groups)                                         # {"optimizer.rate": ["0.1", "0.01"]}
 
-The spread is the sample's standard deviation (n - 1 below), so it needs two seeds.
+The spread is the sample's standard deviation (n - 1 below), so it needs two seeds. Axes: R runs, S steps.
 """
 
 from __future__ import annotations
@@ -16,6 +16,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+import numpy.typing as npt
 
 from pipeline.track.report.run_facts import final, flat, group, number
 from pipeline.track.report.text import NONE, unit_of, value_text
@@ -98,29 +101,39 @@ def spread_text(key: str, values: Sequence[float]) -> str:
     spread = statistics.stdev(values) if len(values) > 1 else 0.0
     if spread == 0:
         return value_text(key, mean)
-    unit = unit_of(key)
-    if unit not in ("", "frac", "images"):
-        return f"{value_text(key, mean)} ± {value_text(key, spread)}"
-    factor, sign = (100.0, " %") if unit == "frac" else (1.0, f" {unit}" if unit else "")
+    factor, sign = _scale(key)
     decimals = max(0, 1 - math.floor(math.log10(factor * spread)))
     return f"{factor * mean:,.{decimals}f} ± {factor * spread:,.{decimals}f}{sign}"
+
+
+def _scale(key: str) -> tuple[float, str]:
+    """Return what a mean and its spread are multiplied by, and the unit that stands behind both."""
+    unit, last = unit_of(key), key.rpartition("/")[2]
+    if unit == "frac":
+        return 100.0, " %"
+    if unit == "bytes" or last.endswith("_bytes_per_s"):
+        return 1e-6, " MB/s" if unit == "per_s" else " MB"
+    if unit == "per_s":
+        return 1.0, f" {last.removesuffix('_per_s').rpartition('_')[2]}/s"
+    return 1.0, f" {unit}" if unit else ""
 
 
 def mean_series(several: Sequence[Series]) -> tuple[Series, list[float | None], list[float | None]]:
     """Return the mean of two series or more at the steps that all have, and a standard deviation below and above it."""
     steps = sorted(set.intersection(*(set(series.steps) for series in several)))
-    columns = [dict(zip(series.steps, series.values, strict=True)) for series in several]
-    means: list[float | None] = []
-    low: list[float | None] = []
-    high: list[float | None] = []
-    for step in steps:
-        values = [value for column in columns if (value := column[step]) is not None]
-        is_whole = len(values) == len(columns)
-        mean, spread = (statistics.fmean(values), statistics.stdev(values)) if is_whole else (None, None)
-        means.append(mean)
-        low.append(None if mean is None or spread is None else mean - spread)
-        high.append(None if mean is None or spread is None else mean + spread)
-    return Series(steps=steps, values=means), low, high
+    columns = (dict(zip(series.steps, series.values, strict=True)) for series in several)
+    # None becomes nan, and whatever is made of nan is nan.
+    values_RS = np.array([[column[step] for step in steps] for column in columns], dtype=np.float64)
+    means_S, spreads_S = values_RS.mean(axis=0), values_RS.std(axis=0, ddof=1)
+    return (
+        Series(steps=steps, values=_finite(means_S)),
+        _finite(means_S - spreads_S),
+        _finite(means_S + spreads_S),
+    )
+
+
+def _finite(values_S: npt.NDArray[np.float64]) -> list[float | None]:
+    return [value if math.isfinite(value) else None for value in values_S.tolist()]
 
 
 def _identity(run: RunRecord) -> dict[str, Any]:

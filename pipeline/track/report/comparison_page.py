@@ -186,11 +186,8 @@ def _numbers(runs: Sequence[RunRecord], groups: Sequence[Group], names: dict[Pat
 
 
 def _head(key: str) -> str:
-    return (
-        f"Validation {title_of(key).lower()}"
-        if key.startswith("val/")
-        else (f"Training {title_of(key).lower()}" if key.startswith("train/") else title_of(key))
-    )
+    of = {"val": "Validation ", "train": "Training ", "gap": "Gap of "}.get(key.split("/")[0])
+    return title_of(key) if of is None else of + title_of(key).lower()
 
 
 def _state(run: RunRecord) -> str:

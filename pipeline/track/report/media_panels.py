@@ -116,7 +116,7 @@ def _figure(name: str, found: Sequence[tuple[Medium, str]]) -> str:
     hidden = ["" if place == last else " hidden" for place in range(len(found))]
     images = "".join(f"{image}{state}>" for (_, image), state in zip(found, hidden, strict=True))
     captions = "".join(
-        f"<figcaption{state}>Step {medium.step:,}. {escaped(medium.caption)}</figcaption>"
+        f"<figcaption{state}>{escaped(_caption(medium))}</figcaption>"
         for (medium, _), state in zip(found, hidden, strict=True)
     )
     slider = (
@@ -124,6 +124,13 @@ def _figure(name: str, found: Sequence[tuple[Medium, str]]) -> str:
     )
     title = f'<h4>{escaped(title_of(name))} <span class="k soft">{escaped(name)}</span></h4>'
     return f'<figure class="picture">{title}{slider}{images}{captions}</figure>\n'
+
+
+def _caption(medium: Medium) -> str:
+    """Return the caption, with the step before it where it does not say it itself."""
+    if medium.caption.lower().startswith(f"step {medium.step}"):
+        return medium.caption
+    return f"Step {medium.step:,}. {medium.caption}"
 
 
 def _left_out(lines: Sequence[str]) -> str:

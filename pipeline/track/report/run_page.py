@@ -130,7 +130,9 @@ def _tiles(run: RunRecord) -> Iterator[Tile]:
         yield Tile(name=title, value=value_text(name, final(run, name)), more=more)
     gap = final(run, "gap/top1_frac")
     if gap is not None:
-        yield Tile(name="Generalisation gap", value=value_text("gap/top1_frac", gap))
+        error = final(run, "gap/top1_error_frac")
+        more = "" if error is None else f"standard error {value_text('gap/top1_error_frac', error)}"
+        yield Tile(name="Generalisation gap", value=value_text("gap/top1_frac", gap), more=more)
     yield Tile(name="Speed", value=value_text("rate/images_per_s", final(run, "rate/images_per_s")))
     for key, name in (("wall_s", "Time"), ("parameters", "Parameters")):
         value = number(run.summary, key)
@@ -187,7 +189,8 @@ def _batch(run: RunRecord) -> str:
     tables = by_name(run.media, Kind.table).get(COCKPIT)
     if tables:
         newest = tables[-1]
-        body += (table_body(newest) or "") + f'<p class="soft">{escaped(newest.caption)} (step {newest.step:,})</p>'
+        told = f"Step {newest.step:,}" if newest.caption == advice else f"{newest.caption} (step {newest.step:,})"
+        body += (table_body(newest) or "") + f'<p class="soft">{escaped(told)}</p>'
     return body
 
 
