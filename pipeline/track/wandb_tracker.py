@@ -211,6 +211,9 @@ def _settings(wandb: Any, options: WandbOptions) -> Any:
     )
     if options.trainer is not None:
         settings.x_stats_pid = options.trainer
+    else:  # this machine is not the one that trained
+        settings.x_disable_meta = True
+        settings.x_save_requirements = False
     if options.finish_s is not None:
         # A little less than whoever waits for this process will wait.
         settings.finish_timeout = max(0.5, options.finish_s - 2)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,7 +16,8 @@ import pytest
 from pipeline.shards.manifest import DataSet
 from pipeline.track.follower import FollowerOptions, start_follower
 from pipeline.track.metric_log import MetricLog
-from runs import SMALL, metric_rows, run_ranks
+from pipeline.track.step_rows import read_rows
+from runs import SMALL, run_ranks
 from started import processes_in
 from waiting import wait_until
 from wandb_files import environment_without_key, log_run
@@ -68,7 +70,7 @@ def num_rows(run_dir: Path) -> int:
 
 
 def recorded(run_dir: Path, key: str) -> dict[int, float]:
-    return {row["step"]: row[key] for row in metric_rows(run_dir) if row.get(key) is not None}
+    return {row["step"]: row[key] for row in read_rows(run_dir / "metrics.jsonl") if row.get(key) is not None}
 
 
 def test_a_run_that_is_killed_and_goes_on_on_two_ranks_is_one_run_with_each_step_once(
@@ -194,6 +196,35 @@ def test_what_a_lost_server_lacks_is_sent_later_and_each_step_is_there_once(
     assert list(server.runs.values()) == [run]
     assert run.steps() == list(range(10, 301, 10))
     assert run.series("train/loss") == pytest.approx(recorded(run_dir, "train/loss"))
+
+
+def test_on_a_disk_that_is_full_for_a_while_the_record_is_whole_and_the_run_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=512k", "tmpfs", str(disk)]
+    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True, check=False).returncode != 0:
+        pytest.skip("a tmpfs cannot be mounted here, which takes root")
+    try:
+        use_environment(monkeypatch, environment_without_key(tmp_path / "home"))
+        run_dir = disk / "run"
+        log_run(run_dir, last_step=10, is_finished=False)
+        options = FollowerOptions(folder=str(run_dir), tracker="wandb", finish_s=20, world_size=1, parent=os.getpid())
+        log = MetricLog(run_dir, resume_step=10, open_view=lambda: start_follower(options))
+        wait_until(lambda: bool(list(run_dir.glob("wandb/offline-run-*/*.wandb"))), what="wandb's file")
+        filler = disk / "filler"
+        with pytest.raises(OSError, match="No space left"):
+            filler.write_bytes(bytes(2**20))
+        for step in range(20, 10001, 10):
+            log.write(step=step, row={"train/loss": 1 / step, "grad/norm": 1.0, "rate/images_per_s": 1.0})
+        assert len(recorded(run_dir, "train/loss")) < 1000
+        filler.unlink()
+        log.write(step=10010, row={"train/loss": 0.0})
+        log.close()
+        assert list(recorded(run_dir, "train/loss")) == list(range(10, 10011, 10))
+    finally:
+        subprocess.run(["umount", "-l", str(disk)], check=True)
 
 
 @pytest.mark.parametrize(
