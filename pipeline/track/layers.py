@@ -188,7 +188,8 @@ class LayerSums:
         if layer.dead is Dead.never_on:
             self._measured.add((index, FLAT))
             for part_BD, kept_B in zip(values_BD.split(ROWS), is_kept_B.split(ROWS), strict=True):
-                self._on_D[layer.name] |= ((part_BD > 0) & kept_B[:, None]).any(dim=0)
+                # The greatest of values takes a third of the time of `any` over comparisons.
+                self._on_D[layer.name] |= torch.where(kept_B[:, None], part_BD, 0.0).amax(dim=0) > 0
         elif layer.dead is not Dead.none:
             self._measured.add((index, FLAT))
             centre, reach = (0.5, 0.5) if layer.dead is Dead.flat_0_1 else (0.0, 1.0)

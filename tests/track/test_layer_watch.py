@@ -134,6 +134,18 @@ def test_what_is_computed_again_in_the_backward_pass_counts_once(kind: str) -> N
     assert measured(model) == measured(make(kind))
 
 
+def test_a_relu_that_is_on_for_padding_alone_is_dead() -> None:
+    model = mlp(in_features=1, widths=[4], num_classes=CLASSES)
+    with torch.no_grad():
+        model[0].linear.weight.copy_(torch.tensor([[1.0], [1.0], [-1.0], [0.0]]))
+        model[0].linear.bias.copy_(torch.tensor([0.0, 2.0, 0.0, 0.0]))
+    sums = LayerSums(layers_of(model), device=torch.device("cpu"))
+    sums.attach(torch.tensor([1.0, 0.0]), grad_scale=1.0)
+    model(torch.tensor([[-1.0], [5.0]]))
+    sums.detach()
+    assert sums.read()["layers/dead_frac/0.linear"] == 0.5  # the first, and the last, which is 0 for everything
+
+
 def test_no_hook_is_left_behind() -> None:
     model = make("bottleneck")
     measured(model)
