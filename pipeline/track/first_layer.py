@@ -42,7 +42,8 @@ def strongest_units(weights_UD: torch.Tensor, *, num_units: int) -> torch.Tensor
     """Return the units of largest norm, largest first; all of them, as they come, where there are no more."""
     if len(weights_UD) <= num_units:
         return torch.arange(len(weights_UD), device=weights_UD.device)
-    return torch.linalg.vector_norm(weights_UD, dim=1).topk(num_units).indices
+    units: torch.Tensor = torch.linalg.vector_norm(weights_UD, dim=1).topk(num_units).indices
+    return units
 
 
 def draw_units(weights_UD: npt.NDArray[np.float32], *, image_shape: tuple[int, int, int]) -> tuple[bytes, float]:

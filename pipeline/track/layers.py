@@ -28,7 +28,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
@@ -158,8 +158,8 @@ class LayerSums:
         """Return the row of metrics; all ranks must ask together."""
         sizes = [len(on_D) for on_D in self._on_D.values()]
         everything = torch.cat([self._num_samples, self._squares_LQ.flatten(), *self._on_D.values()])
-        num_samples, squares, on = sum_over_ranks(everything).split([1, self._squares_LQ.numel(), sum(sizes)])
-        off = [(on_D == 0).sum().reshape(1) for on_D in on.split(sizes)]
+        num_samples, squares, on = torch.split(sum_over_ranks(everything), [1, self._squares_LQ.numel(), sum(sizes)])
+        off = [(on_D == 0).sum().reshape(1) for on_D in torch.split(on, sizes)]
         samples, *numbers = torch.cat([num_samples, squares, *off]).tolist()  # the host waits for the device here
         num_off = dict(zip(self._on_D, numbers[squares.numel() :], strict=True))
         row = {}
@@ -187,17 +187,18 @@ class LayerSums:
         layer = self._layers[index]
         if layer.dead is Dead.never_on:
             self._measured.add((index, FLAT))
-            for part_BD, kept_B in zip(values_BD.split(ROWS), is_kept_B.split(ROWS), strict=True):
+            for part_BD, kept_B in _in_rows(values_BD, is_kept_B):
                 # The greatest of values takes a third of the time of `any` over comparisons.
                 self._on_D[layer.name] |= torch.where(kept_B[:, None], part_BD, 0.0).amax(dim=0) > 0
         elif layer.dead is not Dead.none:
             self._measured.add((index, FLAT))
             centre, reach = (0.5, 0.5) if layer.dead is Dead.flat_0_1 else (0.0, 1.0)
-            for part_BD, kept_B in zip(values_BD.split(ROWS), is_kept_B.split(ROWS), strict=True):
+            for part_BD, kept_B in _in_rows(values_BD, is_kept_B):
                 is_flat_BD = (part_BD - centre).abs() > FLAT_FROM * reach
                 self._squares_LQ[index, FLAT] += (is_flat_BD & kept_B[:, None]).sum()
         if values_BD.requires_grad:
-            values_BD.register_hook(functools.partial(self._add_rows, index, GRADIENT, is_kept_B, grad_scale))
+            add = functools.partial(self._add_rows, index, GRADIENT, is_kept_B, grad_scale)
+            values_BD.register_hook(add)  # type: ignore[no-untyped-call]
 
     @torch.no_grad()
     def _add_rows(
@@ -213,13 +214,18 @@ class LayerSums:
         """Add what of a matrix this rank answers for, so that over all ranks each number counts once."""
         self._measured.add((index, quantity))
         if isinstance(matrix, DTensor):
-            at = matrix.device_mesh.get_coordinate() or []
+            at: Sequence[int] = matrix.device_mesh.get_coordinate() or ()
             if any(place for place, how in zip(at, matrix.placements, strict=True) if how.is_replicate()):
                 return
             matrix = matrix.to_local()
         elif distributed.is_available() and distributed.is_initialized() and distributed.get_rank() > 0:
             return
         self._squares_LQ[index, quantity] += torch.linalg.vector_norm(matrix.float()).double().square()
+
+
+def _in_rows(values_BD: torch.Tensor, is_kept_B: torch.Tensor) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Return both in parts of a few samples, so that what is computed of them needs little memory."""
+    return zip(torch.split(values_BD, ROWS), torch.split(is_kept_B, ROWS), strict=True)
 
 
 def _see_input(see: functools.partial[None], _: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
