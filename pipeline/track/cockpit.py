@@ -13,11 +13,16 @@ steps. B_simple, which is measured, stands for B_noise; they agree within a fact
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import torch
+
 from pipeline.track.metric_log import MetricLog
 from pipeline.training.noise_scale import LEAST, NoiseScale
+
+log = logging.getLogger(__name__)
 
 TABLE = "batch/cockpit"
 # A batch within this factor of the band is about right: it takes at most three times the fewest steps or images.
@@ -30,6 +35,9 @@ class Bound:
 
     images: float | None
     source: str
+
+
+NOT_LOOKED_AT = Bound(images=None, source="not looked at in a run so short")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,7 +73,7 @@ class Cockpit:
     noise: NoiseScale | None = None
     measurements: int = 0
     unmeasured: str | None = None
-    memory: Bound = Bound(images=None, source="not looked at in a run so short")
+    memory: Bound = NOT_LOOKED_AT
     network: Bound = Bound(images=None, source="measured after training")
 
     @property
@@ -80,9 +88,16 @@ class Cockpit:
         return batch_advice(self.facts, self.noise)
 
     def look_at_memory(self) -> None:
-        """Find the memory's bound, if it has not been."""
-        if self.memory.images is None:
-            self.memory = self.find_memory()
+        """Find the memory's bound, if that was not tried yet."""
+        if self.memory is not NOT_LOOKED_AT:
+            return
+        try:
+            # An evaluation may be what calls, which needs no gradients.
+            with torch.inference_mode(False), torch.enable_grad():
+                self.memory = self.find_memory()
+        except Exception as error:  # whatever a forecast lacks must not end a run
+            log.warning("batch cockpit: how much memory holds cannot be planned (%s)", error)
+            self.memory = Bound(images=None, source="could not be planned")
 
     def log(self, metric_log: MetricLog, *, step: int) -> None:
         """Log the table, with the advice as its caption."""

@@ -167,6 +167,17 @@ def test_the_cockpit_asks_for_the_memory_once_and_logs_its_advice(tmp_path: Path
     assert json.dumps(tables[1].table()[1][4]) == '["most in memory", 640, "planned"]'
 
 
+def test_a_forecast_that_fails_is_told_once_and_ends_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    def find_memory() -> Bound:
+        raise RuntimeError("no such layer")
+
+    cockpit = Cockpit(images=128, num_ranks=1, find_memory=find_memory)
+    for _ in range(2):
+        cockpit.look_at_memory()
+    assert cockpit.memory == Bound(images=None, source="could not be planned")
+    assert caplog.text.count("no such layer") == 1
+
+
 def test_a_reason_not_to_measure_is_the_advice() -> None:
     cockpit = Cockpit(images=1, num_ranks=1, find_memory=lambda: NO_BOUND, unmeasured="one image a step")
     assert cockpit.advice == "The noise scale is not known: one image a step."
