@@ -56,10 +56,23 @@ def summary_text(summary: dict[str, Any]) -> str:
         quality = f"accuracy    {100 * summary['val/top1_frac']:.2f} % {images}"
     return (
         f"\n{quality} (top-5 {100 * summary['val/top5_frac']:.2f} %, loss {summary['val/loss']:.4f})\n"
+        f"{_gap_text(summary)}"
         f"speed       {summary['rate/images_per_s']:,.0f} images/s on {ranks},"
         f" {100 * summary['rate/data_wait_frac']:.2f} % of the time waiting for data,"
         f" {summary['wall_s']:.0f} s in all\n"
         f"{compute}{bounded}{advice}"
         f"run         {folder} ({METRICS_FILE}, {SUMMARY_FILE}, {CHECKPOINT_FOLDER}/{report})\n"
         f'next        make evaluate ARGS="run={folder}"\n'
+    )
+
+
+def _gap_text(summary: dict[str, Any]) -> str:
+    """Return the line on the generalisation gap, empty where it was not measured."""
+    if "gap/loss" not in summary:
+        return ""
+    accuracy, error, loss = (summary[f"gap/{name}"] for name in ("top1_frac", "top1_error_frac", "loss"))
+    higher, lower = "higher" if accuracy >= 0 else "lower", "lower" if loss >= 0 else "higher"
+    return (
+        f"gap         on training images accuracy is {100 * abs(accuracy):.2f} % (± {100 * error:.2f}) {higher},"
+        f" loss {abs(loss):.4f} {lower}\n"
     )

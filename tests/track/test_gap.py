@@ -11,6 +11,7 @@ import pytest
 
 from forked import exit_codes, fork_ranks
 from pipeline.data.order import FullOrder
+from pipeline.run_text import summary_text
 from pipeline.shards.errors import UserError
 from pipeline.shards.manifest import DataSet
 from pipeline.track.gap import GeneralisationGap, gap_of
@@ -78,9 +79,10 @@ def test_within_a_run_the_sample_is_a_tenth_of_the_validation_split(
 
 def test_a_model_that_learns_its_training_images_by_heart_has_a_large_gap(synthetic: DataSet, tmp_path: Path) -> None:
     options = [*PLAIN, "trainer.max_epochs=15", "schedule=constant"]
-    train_here(synthetic.root, tmp_path / "run", *options)
+    summary = train_here(synthetic.root, tmp_path / "run", *options)
     rows = gap_rows(tmp_path / "run")
     assert rows[-1]["gap/loss"] > 0
+    assert f"loss {summary['gap/loss']:.4f} lower" in summary_text(summary)
     assert rows[-1]["gap/train_loss"] < rows[0]["gap/train_loss"] / 2
 
 
