@@ -74,7 +74,7 @@ class Gathering:
         if is_last:
             self._copied_out = None
         if outputs.requires_grad:
-            outputs.register_hook(lambda _: self._before_backward(place))
+            outputs.register_hook(lambda _: self._before_backward(place))  # type: ignore[no-untyped-call]
 
     def _before_backward(self, place: int) -> None:
         if place + 1 in self._whole:
