@@ -7,14 +7,14 @@
 Each candidate is a training by pipeline.train's own function in this process; metrics.jsonl is written by all of them.
 
     nothing         logger=none, and all of track.* off
-    everything      wandb offline, rows on each layer, gradient noise scale, pictures
+    everything      wandb offline, rows on each layer, gradient noise scale, pictures, generalisation gap
     wandb, ...      one of these alone
 
 Turns are paired: each candidate's training comes right after one with nothing on, and its cost is the difference of
-that pair, so a machine that slows down slows both. A step goes from one call of the training step to the next; evaluation,
-checkpoints and what is drawn between epochs are left out. Times are means, since what is measured comes at some
-steps only: as time passed, and as the processor's time of the thread that trains, which other programs disturb less.
-What trackers' processes take of other cores is in the first where there is no core for them.
+that pair, so a machine that slows down slows both. A step goes from one call of the training step to the next;
+evaluation, checkpoints and what is drawn between epochs are left out. Times are means, since what is measured comes at
+some steps only: as time passed, and as the processor's time of the thread that trains, which other programs disturb
+less. What trackers' processes take of other cores is in the first where there is no core for them.
 """
 
 from __future__ import annotations
@@ -51,6 +51,7 @@ OFF = {
     "layers": "track.layers_every_steps=null",
     "noise_scale": "track.noise_scale_every_steps=null",
     "pictures": "track.pictures=false",
+    "gap": "track.gap=false",
 }
 NOTHING, EVERYTHING = "nothing", "everything"
 
@@ -91,6 +92,8 @@ def main(argv: list[str]) -> int:
         "trainer.device=cpu",
         "trainer.measure_bound=false",
         "track.report=false",
+        # Else it is measured once, after 10 s, for 0.1 s.
+        "track.peak_flops_per_s=1e11",
         *MODEL,
         *options.overrides,
     ]

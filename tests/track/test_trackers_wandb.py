@@ -104,25 +104,48 @@ def ended(server: WandbServer) -> list[int]:
     return [code for run in server.runs.values() for code in run.exit_codes]
 
 
+LOGGING = """
+import os, sys, time
+from pathlib import Path
+from pipeline.track.follower import FollowerOptions, start_follower
+from pipeline.track.metric_log import MetricLog
+folder, resume_step, last_step = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
+options = FollowerOptions(folder=str(folder), tracker="wandb", finish_s=250, world_size=1, parent=os.getpid())
+log = MetricLog(folder, resume_step=resume_step, open_view=lambda: start_follower(options))
+for step in range(resume_step + 10, last_step + 1, 10):
+    log.write(step=step, row={"train/loss": 1 / step})
+if last_step < 300:
+    time.sleep(1000)
+(folder / "summary.json").write_text('{"steps": 300}')
+log.close()
+"""
+
+
+@pytest.mark.parametrize("moment", ["starting", "shown"])
 def test_offline_a_killed_run_is_one_folder_which_wandb_sync_sends_with_each_step_once(
-    synthetic: DataSet, tmp_path: Path
+    tmp_path: Path, moment: str
 ) -> None:
+    """The process that logs is killed right after a burst of rows, before or after its tracker has begun."""
+    run_dir = tmp_path / "run"
+    log_run(run_dir, last_step=50, is_finished=False)
     environment = environment_without_key(tmp_path / "home")
-    train_and_kill(synthetic, tmp_path, environment)
-    done = train(synthetic, tmp_path, environment)
-    assert done.returncode == 0
-    assert done.stderr.startswith("going on with")
-    assert done.stderr.count("\n") == 1
-    (folder,) = (tmp_path / "run" / "wandb").glob("offline-run-*")
+    command = [sys.executable, "-c", LOGGING, str(run_dir)]
+    process = subprocess.Popen([*command, "50", "200"], env=environment)
+    wait_until(lambda: 200 in recorded(run_dir, "train/loss"), what="the rows of the first attempt")
+    if moment == "shown":
+        wait_until(lambda: bool(list(run_dir.glob("wandb/offline-run-*/*.wandb"))), what="wandb's file")
+    process.kill()
+    process.wait()
+    subprocess.run([*command, "120", "300"], env=environment, check=True, timeout=300)
+    (folder,) = (run_dir / "wandb").glob("offline-run-*")
     with wandb_server() as server:
         command = [sys.executable, "-m", "wandb", "sync", str(folder)]
-        sent = subprocess.run(
-            command, env=environment | server.environment, capture_output=True, text=True, timeout=100
-        )
+        environment |= server.environment
+        sent = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
         assert sent.returncode == 0, sent.stderr
     (run,) = server.runs.values()
-    assert run.steps() == list(range(1, LAST_STEP + 1))
-    assert run.series("train/loss") == pytest.approx(recorded(tmp_path / "run", "train/loss"))
+    assert run.steps() == list(range(10, 301, 10))
+    assert run.series("train/loss") == pytest.approx(recorded(run_dir, "train/loss"))
 
 
 def test_a_server_that_hangs_does_not_hold_the_end_of_a_run(synthetic: DataSet, tmp_path: Path) -> None:
