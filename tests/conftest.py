@@ -23,6 +23,8 @@ hypothesis.settings.register_profile(
     "fuzz", deadline=None, max_examples=20_000, suppress_health_check=list(hypothesis.HealthCheck)
 )
 hypothesis.settings.load_profile("untimed")
+# Whoever runs the tests may have a key of W&B: what a test trains is not sent there.
+os.environ["WANDB_MODE"] = "offline"
 # Tiny tensors gain nothing from threads, and ranks beside them lose.
 torch.set_num_threads(1)
 
