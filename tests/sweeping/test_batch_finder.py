@@ -28,7 +28,7 @@ def test_a_lack_of_memory_is_an_answer_on_one_rank_and_on_two(
     data = make_synthetic(tmp_path / "data", "source.samples=4096", "source.val_samples=2").root
     limit_bytes = 1_000_000_000
     typed = [f"data.path={data}", *WIDE, f"batch_finder.ranks={ranks}", f"batch_finder.memory_bytes={limit_bytes}"]
-    assert main([*typed, f"batch_finder.first={512 * ranks}", "batch_finder.tolerance_frac=0.99"]) == 0
+    assert main([*typed, f"batch_finder.first={1024 * ranks}", "batch_finder.tolerance_frac=0.99"]) == 0
     told = capsys.readouterr().out
     found = re.search(r"largest     batch.size=(\d+); batch.size=(\d+) does not fit", told)
     assert found is not None, told

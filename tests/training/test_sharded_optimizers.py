@@ -18,6 +18,7 @@ from pipeline.optimizer_config import AdamWConfig, LionConfig, MuonConfig, SgdCo
 from pipeline.training.ema import WeightAverage
 from pipeline.training.sharding import gather_whole
 from spawned import on_ranks
+from test_sharding import multiply_in_fp32
 
 CONFIGS = {"sgd": SgdConfig(), "adamw": AdamWConfig(), "lion": LionConfig(rate=1e-3), "muon": MuonConfig(rate=1e-2)}
 STEPS = 5
@@ -30,6 +31,7 @@ def test_a_model_that_is_cut_is_trained_as_the_whole_one(tmp_path: Path, num_ran
 
 
 def compare_all(rank: int) -> None:
+    multiply_in_fp32()
     for name in CONFIGS:
         compare(name)
 

@@ -19,6 +19,7 @@ from pipeline.config import TRAIN_SCHEMAS
 from pipeline.model.blocks import shardable_units
 from pipeline.model.bottleneck import bottleneck_mlp
 from pipeline.model.mlp import mlp
+from pipeline.training import optim_muon
 from pipeline.training.compression import average_in_bf16
 from pipeline.training.sharding import (
     gather_whole,
@@ -75,8 +76,14 @@ def sharded(model: nn.Module, mesh_shape: tuple[int, ...]) -> nn.Module:
     return model
 
 
+def multiply_in_fp32() -> None:
+    """Let Muon compute alike on every processor; the rounding of bfloat16 would hide what is compared."""
+    optim_muon._cpu_type = lambda: torch.float32  # type: ignore[assignment]
+
+
 def train_sharded(rank: int, mesh_shape: tuple[int, ...]) -> dict[str, Any]:
     """Train with each optimiser; then again from what was gathered half-way, which must end the same."""
+    multiply_in_fp32()
     size = BATCH // int(torch.tensor(mesh_shape).prod())
     share = slice(rank * size, (rank + 1) * size)
     results: dict[str, Any] = {}
@@ -105,7 +112,10 @@ def train_sharded(rank: int, mesh_shape: tuple[int, ...]) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("mesh_shape", [(2,), (3,), (2, 2)], ids=["2 ranks", "3 ranks", "2 copies of 2 shards"])
-def test_a_sharded_model_trains_like_a_whole_one(tmp_path: Path, mesh_shape: tuple[int, ...]) -> None:
+def test_a_sharded_model_trains_like_a_whole_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mesh_shape: tuple[int, ...]
+) -> None:
+    monkeypatch.setattr(optim_muon, "_cpu_type", lambda: torch.float32)
     num_ranks = int(torch.tensor(mesh_shape).prod())
     results = on_ranks(num_ranks, train_sharded, tmp_path, mesh_shape)
     for name in OPTIMIZERS:
