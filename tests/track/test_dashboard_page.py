@@ -162,7 +162,7 @@ def test_layers_pictures_tables_and_batch_are_shown(browser: Browser, runs: Path
         assert "bounded by compute, 93 % of the time" in card.inner_text()
         card.locator("tbody tr").nth(2).wait_for()
         assert card.locator("tbody tr").all_inner_texts()[:2] == [
-            "noise scale\t1800\tgradients",
+            "noise scale\t1,800\tgradients",
             "batch\t64\tbatch.size",
         ]
         assert len(drawn(visit, "grad/noise_scale_images") or []) == 5

@@ -1,7 +1,7 @@
 // A table of columns and rows, sorted by a click on a column's head.
 
 import { el } from "./dom.js";
-import { cell } from "./format.js";
+import { cell, whole } from "./format.js";
 
 const MOST_ROWS = 300;
 
@@ -27,7 +27,7 @@ export function tableOf(columns, rows) {
   function fill() {
     const sorted = order === null ? rows : [...rows].sort((a, b) => compare(a[order], b[order]) * (descends ? -1 : 1));
     body.replaceChildren(...sorted.slice(0, MOST_ROWS).map((row) => el("tr", {}, columns.map((_, place) => (
-      el("td", { class: isNumber[place] ? "number" : "" }, [cell(row[place])])
+      el("td", { class: isNumber[place] ? "number" : "" }, [textOf(row[place])])
     )))));
     note.textContent = rows.length > MOST_ROWS ? `${MOST_ROWS} of ${rows.length} rows` : "";
   }
@@ -35,6 +35,10 @@ export function tableOf(columns, rows) {
   fill();
   const table = el("table", {}, [el("thead", {}, [el("tr", {}, heads)]), body]);
   return el("div", { class: "wide" }, [table, note]);
+}
+
+function textOf(value) {
+  return Number.isInteger(value) ? whole(value) : cell(value);
 }
 
 function compare(a, b) {

@@ -112,7 +112,7 @@ function linesOf(run) {
   const rate = newest(run.series["rate/images_per_s"]);
   const lines = [`${state}, step ${whole(step)}${total ? ` of ${whole(total)}` : ""}`];
   const batch = run.config["batch.size"];
-  if (state === "running" && total && rate && typeof batch === "number") {
+  if (state === "running" && total > step && rate && typeof batch === "number") {
     lines.push(`about ${duration(((total - step) * batch) / rate)} of training left`);
   }
   const measured = run.summary["rate/images_per_s"] ?? rate;
