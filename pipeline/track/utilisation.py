@@ -146,7 +146,7 @@ class Utilisation:
         if self._peak is not None and not math.isnan(self._peak_of_ranks):
             found["rate/mfu_frac"] = flops_per_s / self._peak_of_ranks
             found["peak_flops_per_s"] = self._peak_of_ranks
-            found["peak_source"] = f"{self._peak.source}, each rank"
+            found["peak_source"] = self._peak.source
         return found
 
     def _gpu_use_frac(self) -> float:

@@ -11,6 +11,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from pipeline.model.mlp import mlp
+from pipeline.run_text import summary_text
 from pipeline.shards.errors import UserError
 from pipeline.shards.manifest import DataSet
 from pipeline.track import utilisation
@@ -42,6 +43,7 @@ def test_rows_and_summary_tell_flops_and_their_share_of_the_stated_peak(syntheti
     assert not any(key.startswith("gpu/") for row in rows for key in row)
     assert summary["peak_flops_per_s"] == 2e9
     assert "track.peak_flops_per_s" in summary["peak_source"]
+    assert "of the peak of 2 GFLOP/s (stated: track.peak_flops_per_s)" in summary_text(summary)
 
 
 def test_an_unknown_peak_is_measured_once_the_run_has_trained_for_some_time(
@@ -61,6 +63,7 @@ def test_an_unknown_peak_is_measured_once_the_run_has_trained_for_some_time(
 def test_a_short_run_has_no_peak_and_says_none(synthetic: DataSet, tmp_path: Path) -> None:
     summary = train_here(synthetic.root, tmp_path / "run", *OPTIONS)
     assert not summary.keys() & {"rate/mfu_frac", "peak_flops_per_s", "peak_source"}
+    assert "of the peak" not in summary_text(summary)
     assert all("rate/mfu_frac" not in row for row in metric_rows(tmp_path / "run"))
 
 
