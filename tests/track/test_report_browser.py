@@ -107,6 +107,9 @@ def test_switches_change_what_is_drawn_and_change_it_back(report: str, browser: 
         chart.get_by_role("button", name="train", exact=True).click()
         seen.add(drawn(chart))
         assert len(seen) == 7, "each switch draws something else"
+        page.get_by_label("Log values").check()
+        dead = frame(page, "Dead units")
+        assert ink_frac(dead.locator("canvas")) > 0.005, "beside a layer that is 0 throughout, and has no logarithm"
     assert visit.errors == []
 
 
