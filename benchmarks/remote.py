@@ -65,6 +65,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--batch-size", type=int, default=256)
     parser.add_argument("--mb-per-s", type=int, help="of each connection to the server, MB/s; left out: no limit")
     parser.add_argument("--repeats", type=int, default=3, help="turns")
+    parser.add_argument("--only", nargs="+", help="ways to run, as the table names them, beside the downloads alone")
     parser.add_argument("--cache", type=Path, default=Path("data"), help="folder for the data set and the caches")
     parser.add_argument("--child", nargs=2, help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
@@ -88,19 +89,18 @@ def main(argv: list[str]) -> int:
             cache.mkdir(exist_ok=True)
             return spawned(child, place, cache, [*argv, "--folder", str(root.resolve())])
 
-        rates = take_turns(
-            {
-                LIMIT: partial(run, "downloads", url, Path(scratch) / "files", fresh=True),
-                "tarmac, half a cache": partial(run, "ours, half", url, ours, fresh=True),
-                "tarmac, cold": partial(run, "ours", url, ours, fresh=True),
-                "tarmac, warm": partial(run, "ours", url, ours, fresh=False),
-                "tarmac, local": partial(run, "ours", str(root.resolve()), ours, fresh=False),
-                "webdataset": partial(run, "webdataset", url, theirs, fresh=True),
-                "webdataset, cold": partial(run, "webdataset, cached", url, theirs, fresh=True),
-                "webdataset, warm": partial(run, "webdataset, cached", url, theirs, fresh=False),
-            },
-            repeats=options.repeats,
-        )
+        ways = {
+            LIMIT: partial(run, "downloads", url, Path(scratch) / "files", fresh=True),
+            "tarmac, half a cache": partial(run, "ours, half", url, ours, fresh=True),
+            "tarmac, cold": partial(run, "ours", url, ours, fresh=True),
+            "tarmac, warm": partial(run, "ours", url, ours, fresh=False),
+            "tarmac, local": partial(run, "ours", str(root.resolve()), ours, fresh=False),
+            "webdataset": partial(run, "webdataset", url, theirs, fresh=True),
+            "webdataset, cold": partial(run, "webdataset, cached", url, theirs, fresh=True),
+            "webdataset, warm": partial(run, "webdataset, cached", url, theirs, fresh=False),
+        }
+        wanted = {name: way for name, way in ways.items() if name == LIMIT or name in (options.only or ways)}
+        rates = take_turns(wanted, repeats=options.repeats)
     print_conditions(" ".join(["python -m benchmarks.remote", *argv]), "obstore", "webdataset")
     limit = sorted(rates[LIMIT])[len(rates[LIMIT]) // 2]
     rows = []
