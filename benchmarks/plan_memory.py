@@ -58,6 +58,11 @@ class Case:
 BOTTLENECK = ("model=bottleneck_mlp", "model.depth=6", "model.width=512", "evaluation.slots_per_rank=64")
 DEEP = ("model=bottleneck_mlp", "model.depth=12", "model.width=512", "evaluation.slots_per_rank=64")
 WIDE = ("model=mlp", "model.hidden=[2048,2048]", "model.norm=batch", "evaluation.slots_per_rank=64")
+# Of more batches than the loader has buffers.
+EVALUATED = (
+    *("model=bottleneck_mlp", "model.depth=6", "model.width=128", "batch.size=32", "data.val_split=train"),
+    "evaluation.slots_per_rank=400",
+)
 CASES = {
     "one rank, activations": Case(ranks=1, options=(*BOTTLENECK, "batch.size=1024")),
     "one rank, weights": Case(ranks=1, options=(*WIDE, "batch.size=128")),
@@ -68,7 +73,7 @@ CASES = {
         ranks=1,
         options=(*BOTTLENECK, "batch.size=1024", "checkpoint.background=true", f"checkpoint.every_steps={STEPS // 2}"),
     ),
-    "one rank, evaluation": Case(ranks=1, options=(*BOTTLENECK[:3], "batch.size=32", "evaluation.slots_per_rank=4000")),
+    "one rank, evaluation": Case(ranks=1, options=EVALUATED),
     "one rank, checkpoints between steps": Case(
         ranks=1, options=(*BOTTLENECK, "batch.size=32", f"checkpoint.every_steps={STEPS // 2}")
     ),
@@ -92,9 +97,7 @@ CASES = {
     "fsdp, 2 ranks, checkpoints between steps": Case(
         ranks=2, options=(*DEEP, "batch.size=128", "trainer.strategy=fsdp", f"checkpoint.every_steps={STEPS // 2}")
     ),
-    "fsdp, 2 ranks, evaluation": Case(
-        ranks=2, options=(*BOTTLENECK[:3], "batch.size=32", "evaluation.slots_per_rank=4000", "trainer.strategy=fsdp")
-    ),
+    "fsdp, 2 ranks, evaluation": Case(ranks=2, options=(*EVALUATED, "trainer.strategy=fsdp")),
     "fsdp, 4 ranks": Case(ranks=4, options=(*DEEP, "batch.size=1024", "trainer.strategy=fsdp")),
 }
 

@@ -97,7 +97,7 @@ def rank_memory(
     gathered: int = 0,
     compressed: int = 0,
     zeroed: bool = True,
-    inside_epochs: bool = False,
+    gradients_stay: bool = False,
 ) -> RankMemory:
     """Return the memory of a rank.
 
@@ -107,8 +107,8 @@ def rank_memory(
         gathered: bytes that the rank holds for a moment of a checkpoint, beside the copy.
         compressed: bytes of gradients rounded for the exchange, of whole models; all may be under way at its end.
         zeroed: whether, where sharded, the gradients of before are gone when the backward pass begins.
-        inside_epochs: whether checkpoints are made between steps too, and not only after evaluations, before which
-            gradients are let go.
+        gradients_stay: whether those of the last step are still there when a checkpoint is made, or at the last
+            evaluation: at the end of an epoch they are let go, but for the buckets of whole models.
     """
     shards = ranks if way is Way.fsdp else 1
     weights, gradients, state, average = (
@@ -130,11 +130,10 @@ def rank_memory(
     }
     moments = {
         "a step": kept + max(forward, backward),
-        **({"a checkpoint": kept + gathered + gradients * inside_epochs} if gathered else {}),
+        **({"a checkpoint": kept + gathered + gradients * gradients_stay} if gathered else {}),
         **({"the exchange": kept + gradients + compressed} if compressed else {}),
         "the update": kept + gradients + -(-model.update // shards),
-        # Buckets stay.
-        "evaluation": kept + gradients * (way is Way.ddp) + step.evaluation,
+        "evaluation": kept + gradients * (gradients_stay or way is Way.ddp) + step.evaluation,
     }
     return RankMemory(parts=parts, moments=moments)
 

@@ -108,7 +108,7 @@ class RankStudy:
             gathered=self._gathered_bytes if way is Way.fsdp else 0,
             compressed=model.gradients // 2 if way is Way.ddp and self._compresses else 0,
             zeroed=self.batch.micro_batches == 1,
-            inside_epochs=self.config.checkpoint.every_steps is not None,
+            gradients_stay=self.config.checkpoint.every_steps is not None or self._ends_inside_epoch,
         )
 
     def images_bytes(self, slots: int) -> int:
@@ -128,11 +128,20 @@ class RankStudy:
 
     @property
     def _gathered_bytes(self) -> int:
-        """Of a checkpoint of a sharded model, beside the copy: a tensor at a time goes into that."""
+        """Of a checkpoint of a sharded model, beside the copy: a tensor at a time goes into that.
+
+        Ranks exchange what they gather in a buffer as large as the tensor.
+        """
         model = self.model_bytes
+        largest = max(sizes([parameter]) for parameter in self.model.parameters())
         if self.config.checkpoint.background or not self.on_cpu:
-            return max(sizes([parameter]) for parameter in self.model.parameters())
-        return model.weights + model.state + model.average
+            return 2 * largest
+        return largest + model.weights + model.state + model.average
+
+    @property
+    def _ends_inside_epoch(self) -> bool:
+        max_steps = self.config.trainer.max_steps
+        return max_steps is not None and max_steps % max(1, self.data.num_samples // self.batch.slots) != 0
 
     @functools.cached_property
     def model_bytes(self) -> ModelBytes:
