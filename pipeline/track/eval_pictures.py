@@ -16,7 +16,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 
-from pipeline.track.confusion import MAX_DRAWN, Pair, draw_confusion
+from pipeline.track.confusion import MAX_DRAWN, MAX_WRITTEN, Pair, draw_confusion
 from pipeline.track.contact_sheet import Tile, draw_sheet, png_of, shrunk
 from pipeline.track.drawing import Drawing
 from pipeline.track.eval_watch import EvalWatch, Watched
@@ -141,7 +141,8 @@ def log_classes(
     )
     if report.confusion is not None and len(classes) <= MAX_DRAWN:
         title = f"Step {step:,}: answers by label"
-        image = draw_confusion(report.confusion.numpy(), classes, title=f"{title}, in % of the label's samples")
+        unit = ", in % of the label's samples" if len(classes) <= MAX_WRITTEN else ""
+        image = draw_confusion(report.confusion.numpy(), classes, title=title + unit)
         caption = f"{title}: right ones in blue, wrong ones in orange, by the square root of their share"
         metric_log.picture(step=step, name="val/confusion", png=png_of(image), caption=caption)
 

@@ -57,9 +57,11 @@ class MediaLog:
     def __init__(self, folder: Path, *, resume_step: int) -> None:
         self._folder = folder
         self._rows = StepRows(folder / MEDIA_FILE, resume_step=resume_step)
-        listed = {medium.path.name for medium in read_media(folder)}
+        # Made again where a run was killed after its last step, before its end.
+        self._listed = [row for row in read_rows(folder / MEDIA_FILE) if medium_of(folder, row) is not None]
+        files = {row["file"] for row in self._listed}
         for path in (folder / MEDIA_FOLDER).glob("*"):
-            if path.name not in listed:
+            if path.name not in files:
                 path.unlink(missing_ok=True)
 
     def picture(self, *, step: int, name: str, png: bytes, caption: str) -> Medium | None:
@@ -87,14 +89,20 @@ class MediaLog:
         except OSError as error:
             log.warning("%s cannot be written (%s) and is left out", path, error)
             return None
-        self._rows.append({"step": step, "kind": kind.value, "name": name, "file": file, "caption": caption})
+        row = {"step": step, "kind": kind.value, "name": name, "file": file, "caption": caption}
+        if row not in self._listed:
+            self._rows.append(row)
         return Medium(step=step, kind=kind, name=name, path=path, caption=caption)
 
 
 def read_media(folder: Path) -> list[Medium]:
-    """Return a run's pictures and tables in the order in which they were made; what is not of that form is left out."""
+    """Return a run's pictures and tables in the order in which they were made, each once.
+
+    What is not of that form is left out; of several rows of one name and step the last one counts.
+    """
     media = (medium_of(folder, row) for row in read_rows(folder / MEDIA_FILE))
-    return [medium for medium in media if medium is not None]
+    found = {(medium.step, medium.kind, medium.name): medium for medium in media if medium is not None}
+    return list(found.values())
 
 
 def medium_of(folder: Path, row: dict[str, Any]) -> Medium | None:

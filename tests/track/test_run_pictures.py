@@ -19,7 +19,7 @@ from pipeline.track import eval_pictures, sample_pictures
 from pipeline.track.contact_sheet import draw_sheet, png_of
 from pipeline.track.eval_pictures import tile_of
 from pipeline.track.hardest import TopSample
-from pipeline.track.media import Kind, Medium, read_media
+from pipeline.track.media import Kind, MediaLog, Medium, read_media
 from pipeline.track.sample_pictures import SeenInput
 from pipeline.training.module import ClassifierModule
 from pipeline.training.scores import Scores
@@ -202,6 +202,26 @@ def test_a_stream_is_drawn_too_and_has_no_gap(synthetic: DataSet, tmp_path: Path
     assert {"data/augmented", *OF_EVALUATIONS} <= {medium.name for medium in read_media(tmp_path / "run")}
     _, rows = media_of(tmp_path / "run", "val/per_class", Kind.table)[summary["steps"]].table()
     assert sum(row[1] for row in rows) == VAL_SAMPLES
+
+
+def test_a_run_that_was_killed_between_its_last_step_and_its_end_lists_each_picture_once(
+    synthetic: DataSet, tmp_path: Path
+) -> None:
+    run_dir = tmp_path / "run"
+    summary = train_here(synthetic.root, run_dir, *PLAIN)
+    lines = (run_dir / "media.jsonl").read_text()
+    (run_dir / "summary.json").unlink()
+    again = train_here(synthetic.root, run_dir, *PLAIN)
+    assert again["val/loss"] == summary["val/loss"]
+    assert sorted((run_dir / "media.jsonl").read_text().splitlines()) == sorted(lines.splitlines())
+
+
+def test_of_several_rows_of_one_name_and_step_the_last_counts(tmp_path: Path) -> None:
+    for caption in ("old", "new"):
+        log = MediaLog(tmp_path, resume_step=5)
+        log.picture(step=5, name="a/b", png=caption.encode(), caption=caption)
+        log.close()
+    assert [(medium.caption, medium.path.read_bytes()) for medium in read_media(tmp_path)] == [("new", b"new")]
 
 
 def test_pictures_are_off_where_they_are_not_wanted(synthetic: DataSet, tmp_path: Path) -> None:
