@@ -60,7 +60,10 @@ def test_an_unknown_peak_is_measured_once_the_run_has_trained_for_some_time(
     assert summary["peak_source"].startswith("measured: 64 x 64 fp32 products on 1 threads")
 
 
-def test_a_short_run_has_no_peak_and_says_none(synthetic: DataSet, tmp_path: Path) -> None:
+def test_a_run_that_is_over_before_has_no_peak_and_says_none(
+    synthetic: DataSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(utilisation, "MEASURE_AFTER_S", math.inf)
     summary = train_here(synthetic.root, tmp_path / "run", *OPTIONS)
     assert not summary.keys() & {"rate/mfu_frac", "peak_flops_per_s", "peak_source"}
     assert "of the peak" not in summary_text(summary)
