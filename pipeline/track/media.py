@@ -57,11 +57,9 @@ class MediaLog:
     def __init__(self, folder: Path, *, resume_step: int) -> None:
         self._folder = folder
         self._rows = StepRows(folder / MEDIA_FILE, resume_step=resume_step)
-        # Made again where a run was killed after its last step, before its end.
-        self._listed = [row for row in read_rows(folder / MEDIA_FILE) if medium_of(folder, row) is not None]
-        files = {row["file"] for row in self._listed}
+        listed = {medium.path.name for medium in read_media(folder)}
         for path in (folder / MEDIA_FOLDER).glob("*"):
-            if path.name not in files:
+            if path.name not in listed:
                 path.unlink(missing_ok=True)
 
     def picture(self, *, step: int, name: str, png: bytes, caption: str) -> Medium | None:
@@ -89,9 +87,7 @@ class MediaLog:
         except OSError as error:
             log.warning("%s cannot be written (%s) and is left out", path, error)
             return None
-        row = {"step": step, "kind": kind.value, "name": name, "file": file, "caption": caption}
-        if row not in self._listed:
-            self._rows.append(row)
+        self._rows.append({"step": step, "kind": kind.value, "name": name, "file": file, "caption": caption})
         return Medium(step=step, kind=kind, name=name, path=path, caption=caption)
 
 

@@ -26,19 +26,28 @@ class StepRows:
 
     def __init__(self, path: Path, *, resume_step: int) -> None:
         self.path = path
+        self._written: set[str] = set()
         if path.exists():
             lines = path.read_text(errors="replace").splitlines()
             kept = [line for line in lines if (row := parse(line)) is not None and row["step"] <= resume_step]
             publish_bytes(path, "".join(f"{line}\n" for line in kept).encode())
+            # What follows a run's last step is done again where the run was killed before its end.
+            self._written = {line for line in kept if json.loads(line)["step"] == resume_step}
         self._stream = path.open("ab", buffering=0)
         self._pending = b""
         self._is_behind = False
         self._lock = threading.Lock()
 
     def append(self, row: dict[str, Any]) -> None:
-        """Append a row, in the file before this returns; from any thread."""
+        """Append a row, in the file before this returns; from any thread.
+
+        A row of the checkpoint's step that an earlier attempt has written is not written again.
+        """
+        line = json.dumps(row)
+        if line in self._written:
+            return
         with self._lock:
-            self._pending += json.dumps(row).encode() + b"\n"
+            self._pending += line.encode() + b"\n"
             self._write_pending()
 
     def close(self) -> None:
