@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from browser import chromium, ink_frac, scrolls_sideways, visiting
+from pipeline.track.metric_log import MetricLog
 from pipeline.track.report.comparison_page import write_comparison
 from pipeline.track.report.run_page import write_report
-from report_runs import EVIL, add_media, write_run
+from report_runs import EVIL, add_media, png, write_run
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Locator, Page
@@ -176,6 +177,21 @@ def test_a_slider_leafs_through_a_picture_and_tables_sort(report: str, browser: 
         assert first.all_inner_texts() == ["horse", "cat", "frog", "dog"]
         head.click()
         assert first.all_inner_texts() == ["frog", "cat", "horse", "dog"], "without a value: last, either way"
+
+
+def test_on_a_phone_a_picture_is_as_wide_as_the_page_and_a_tap_shows_it_whole(browser: Browser, tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run")
+    log = MetricLog(run.folder, resume_step=400)
+    log.picture(step=400, name="val/worst", png=png(1, side=700), caption="wide")
+    log.close()
+    with visiting(browser, write_report(run.folder).as_uri(), width=375) as visit:
+        picture = visit.page.locator("figure.picture img")
+        assert picture.evaluate("image => image.clientWidth") < 375
+        picture.click()
+        assert picture.evaluate("image => image.clientWidth") == 700
+        assert not scrolls_sideways(visit.page), "the picture scrolls in its own frame"
+        picture.click()
+        assert picture.evaluate("image => image.clientWidth") < 375
 
 
 def test_seeds_are_shown_by_their_mean_or_each_and_runs_can_be_taken_out(comparison: str, browser: Browser) -> None:

@@ -91,6 +91,7 @@ def test_training_ends_with_a_report_of_what_it_wrote(synthetic: DataSet, tmp_pa
     assert not (tmp_path / "other" / "report.html").exists()
 
 
+@pytest.mark.slow
 def test_a_report_tells_where_a_run_went_on(synthetic: DataSet, tmp_path: Path) -> None:
     run_dir = tmp_path / "run"
     train_here(synthetic.root, run_dir, "trainer.max_epochs=1")

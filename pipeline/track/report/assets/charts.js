@@ -45,7 +45,9 @@
     const entry = data.entries[curve.entry];
     if (curve.ramp !== undefined) return { colour: mixed(curve.ramp), dash: DASHES[0] };
     if (entry.colour === null) {
-      return { colour: rgb("--c" + (place % NUM_COLOURS)), dash: DASHES[Math.floor(place / NUM_COLOURS) % 3] };
+      // Of one run alone evaluation has the same colour in each chart, also where training has no such metric.
+      const number = curve.hasSplits && curve.view === undefined ? curve.split : place;
+      return { colour: rgb("--c" + (number % NUM_COLOURS)), dash: DASHES[Math.floor(number / NUM_COLOURS) % 3] };
     }
     // Where colours stand for runs, training is dashed and more runs than colours are dotted.
     const dash = curve.split === 0 && curve.hasSplits ? 1 : entry.colour >= NUM_COLOURS ? 2 : 0;
