@@ -12,6 +12,7 @@ that window stands beside it.
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 import tempfile
 from dataclasses import dataclass
@@ -155,10 +156,11 @@ def rows_of(truths: dict[int, Truth], estimates: dict[int, list[float | None]]) 
 
 def draw(path: Path, truths: dict[int, Truth], estimates: dict[int, list[float | None]], *, batch: int) -> None:
     """Draw what was logged, with its band, and the truth."""
-    known = {step: values for step, values in estimates.items() if None not in values}
-    columns = list(zip(*known.values(), strict=True))
-    logged = Series(label="logged, with its 95 % band", x=list(known), y=columns[0], low=columns[1], high=columns[2])
-    true = Series(label="true", x=list(truths), y=[truth.images for truth in truths.values()])
+    # What is not a number is left out of a plot.
+    rows = [[math.nan if value is None else value for value in row] for row in estimates.values()]
+    images, low, high = ([row[column] for row in rows] for column in range(3))
+    logged = Series(label="logged, with its 95 % band", x=list(estimates), y=images, low=low, high=high, markers=False)
+    true = Series(label="true", line=False, x=list(truths), y=[truth.images for truth in truths.values()])
     panel = Panel(
         x=Axis(label="step"), y=Axis(label="gradient noise scale", unit="images", log=True), series=[logged, true]
     )
