@@ -41,7 +41,8 @@ STEPS = 4
 RESOLUTION = 64
 COMMON = (
     *("trainer.device=cpu", "logger=none", "trainer.measure_bound=false", "augment=flip_crop", "data.check=sizes"),
-    "checkpoint.background=false",
+    # Images for the generalisation gap: as many as evaluation has, up to a bound, which a plan does not know of.
+    *("checkpoint.background=false", "track.gap=false"),
     f"trainer.max_steps={STEPS}",
 )
 TINY = ("model=mlp", "model.hidden=[8]", "batch.size=8", "evaluation.slots_per_rank=8", "optimizer=sgd")

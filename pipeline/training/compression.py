@@ -19,9 +19,9 @@ def average_in_bf16(group: Any, bucket: distributed.GradBucket) -> Future[torch.
 
     Divided before it is rounded, so that each gradient is rounded once and the sum stays in range.
     """
-    gradients: torch.Tensor = bucket.buffer()
-    shares = torch.empty_like(gradients, dtype=torch.bfloat16)
-    torch.div(gradients, distributed.get_world_size(group), out=shares)
+    # In place: the sum takes their place anyway, and a division into another type would hold them once more.
+    gradients: torch.Tensor = bucket.buffer().div_(distributed.get_world_size(group))
+    shares = gradients.bfloat16()
 
     def widen(done: Future[Any]) -> torch.Tensor:
         return gradients.copy_(done.value()[0])
