@@ -14,6 +14,7 @@ import pytest
 
 from started import check_ctrl_c, num_finished, processes_in, start, wait_for_shards, wait_for_the_end
 from tiny_data import run_module, tree, write_pictures
+from waiting import DEADLINE_S
 
 
 def options(out: Path, *, workers: int) -> list[str]:
@@ -85,8 +86,9 @@ def test_any_process_killed_at_any_moment_of_the_whole_way_changes_no_byte(tmp_p
     write_pictures(tmp_path / "pets", num_each=120, size=16)
     (tmp_path / "pets" / "cat" / "007.png").write_bytes(b"no picture")
     started_s = time.monotonic()
-    ended = run_module("data_prep", *encoded_options(tmp_path / "pets", tmp_path / "whole", workers=2))
-    assert ended.returncode == 0, ended.stderr
+    process = start(tmp_path, *encoded_options(tmp_path / "pets", tmp_path / "whole", workers=2))
+    _, stderr = process.communicate(timeout=DEADLINE_S)
+    assert process.returncode == 0, stderr
     whole_s = time.monotonic() - started_s
     rng = random.Random(num_kills)
     whole = tree(tmp_path / "whole")
