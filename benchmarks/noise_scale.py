@@ -5,8 +5,8 @@
 
 The true terms are found at a checkpoint's weights in another way than the run's own: |G|^2 by a backward pass over
 the whole training split, tr(Sigma) from `torch.func`'s per-sample gradients of some thousand images. What the run logs
-is an average over the last quarter of the steps before, which lags behind what rises; so the truth at the middle of
-that window stands beside it.
+is a ratio of averages over a window of steps, and the true one goes up and down from step to step; so the ratio of the
+averages of the true terms over the checkpoints within that window stands beside it.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ from pipeline.track.plots import Axis, Panel, Series, save_plot
 from pipeline.track.run_reading import read_run
 from pipeline.train import quieten_libraries, train
 from pipeline.training.checkpoint import load_checkpoint, stored_checkpoints
+from pipeline.training.noise_scale import WINDOW_FRAC, WINDOW_LEAST
 from pipeline.world import World
 
 ONE_RANK = World(rank=0, size=1, local_rank=0, local_size=1, cuda=False)
@@ -91,9 +92,12 @@ def main(argv: list[str]) -> int:
         steps = record.series[NAMES[0]].steps
     estimates = {step: list(values) for step, *values in zip(steps, images, low, high, strict=True)}
     print_conditions(f"python -m benchmarks.noise_scale {' '.join(argv)}".rstrip())
-    print_table(("step", "true", "logged", "band", "true in the middle of the window"), rows_of(truths, estimates))
+    every_steps = config.track.noise_scale_every_steps or options.steps
+    windows = over_windows(truths, every_steps=every_steps)
+    print_table(("step", "true", "true, over the window", "logged", "band"), rows_of(truths, windows, estimates))
     if options.plot is not None:
-        draw(options.plot, truths, estimates, batch=int(config.batch.size))
+        batch = int(config.batch.size)
+        draw(options.plot, truths, windows, estimates, batch=batch, every_steps=every_steps)
     return 0
 
 
@@ -135,38 +139,57 @@ def true_terms(model: nn.Module, pixels_ND: torch.Tensor, labels_N: torch.Tensor
     return Truth(trace=square_sum / min(own, len(labels_N)) - signal_sq, signal_sq=signal_sq)
 
 
-def rows_of(truths: dict[int, Truth], estimates: dict[int, list[float | None]]) -> list[list[str]]:
-    """Return a row for each step where the truth is known and something was logged before."""
+def over_windows(truths: dict[int, Truth], *, every_steps: int) -> dict[int, float]:
+    """Return the ratio of the averages of the true terms over the window that the run has at each step."""
+    found = {}
+    for step in truths:
+        first = min((1 - WINDOW_FRAC) * step, step - WINDOW_LEAST * every_steps)
+        within = [truth for other, truth in truths.items() if first <= other <= step]
+        found[step] = sum(truth.trace for truth in within) / sum(truth.signal_sq for truth in within)
+    return found
+
+
+def rows_of(
+    truths: dict[int, Truth], windows: dict[int, float], estimates: dict[int, list[float | None]]
+) -> list[list[str]]:
+    """Return a row for each checkpoint, with what was logged last before."""
     rows = []
     for step, truth in truths.items():
         logged = max((other for other in estimates if other <= step), default=None)
         images, low, high = estimates[logged] if logged is not None else (None, None, None)
-        middle = min(truths, key=lambda other: abs(other - 0.875 * step))
         rows.append(
             [
                 f"{step:,}",
                 f"{truth.images:,.0f}",
+                f"{windows[step]:,.0f}",
                 "not known" if images is None else f"{images:,.0f}",
                 f"{low or 0:,.0f} to {'no end' if high is None else f'{high:,.0f}'}",
-                f"{truths[middle].images:,.0f} (step {middle:,})",
             ]
         )
     return rows
 
 
-def draw(path: Path, truths: dict[int, Truth], estimates: dict[int, list[float | None]], *, batch: int) -> None:
+def draw(
+    path: Path,
+    truths: dict[int, Truth],
+    windows: dict[int, float],
+    estimates: dict[int, list[float | None]],
+    *,
+    batch: int,
+    every_steps: int,
+) -> None:
     """Draw what was logged, with its band, and the truth."""
     # What is not a number is left out of a plot.
     rows = [[math.nan if value is None else value for value in row] for row in estimates.values()]
     images, low, high = ([row[column] for row in rows] for column in range(3))
     logged = Series(label="logged, with its 95 % band", x=list(estimates), y=images, low=low, high=high, markers=False)
-    true = Series(label="true", line=False, x=list(truths), y=[truth.images for truth in truths.values()])
-    panel = Panel(
-        x=Axis(label="step"), y=Axis(label="gradient noise scale", unit="images", log=True), series=[logged, true]
-    )
+    true = Series(label="true, of single steps", line=False, x=list(truths), y=[one.images for one in truths.values()])
+    averaged = Series(label="true, over the window", markers=False, x=list(windows), y=list(windows.values()))
+    y = Axis(label="gradient noise scale", unit="images", log=True)
+    panel = Panel(x=Axis(label="step"), y=y, series=[logged, averaged, true])
     caption = (
-        f"One run with batches of {batch}, measured every 20 steps from the run's own passes, averaged over the last"
-        " quarter of the steps; true: over all training images, at checkpoints."
+        f"One run with batches of {batch}, measured every {every_steps} steps from the run's own passes, averaged over"
+        f" the last quarter of the steps; true: over all training images, at {len(truths)} checkpoints."
     )
     save_plot(path, [panel], title="Gradient noise scale", caption=caption)
 
