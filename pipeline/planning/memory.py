@@ -106,7 +106,8 @@ def rank_memory(
         copy: bytes that the rank keeps to write checkpoints from; it is whole, sharded or not.
         gathered: bytes that the rank holds for a moment of a checkpoint, beside the copy.
         compressed: bytes of gradients rounded for the exchange, of whole models; all may be under way at its end.
-        zeroed: whether, where sharded, the gradients of before are gone when the backward pass begins.
+        zeroed: whether every backward pass begins without gradients. Where not, as with micro-batches, shards of them
+            stay; of whole models those of the first passes lie beside the buckets, until the last pass fills these.
         gradients_stay: whether those of the last step are still there when a checkpoint is made, or at the last
             evaluation: at the end of an epoch they are let go, but for the buckets of whole models.
     """
@@ -118,6 +119,8 @@ def rank_memory(
     forward, backward = gradients + step.forward, gradients + step.backward
     if way is Way.fsdp and zeroed:
         backward -= gradients
+    if way is Way.ddp and not zeroed:
+        forward, backward = forward + gradients, backward + gradients
     parts = {
         "weights": weights,
         "gradients": gradients,

@@ -75,6 +75,8 @@ def test_a_replica_holds_what_one_rank_holds_and_a_shard_gathers_for_a_checkpoin
     assert ddp.parts == plain.parts
     buckets = MODEL.gradients
     assert ddp.moments == {**plain.moments, "evaluation": plain.moments["evaluation"] + buckets}
+    accumulating = rank_memory(MODEL, STEP, way=Way.ddp, ranks=8, zeroed=False)
+    assert accumulating.moments == {**ddp.moments, "a step": ddp.moments["a step"] + MODEL.gradients}
     rounded = rank_memory(MODEL, STEP, way=Way.ddp, ranks=8, compressed=500)
     assert rounded.moments == {**ddp.moments, "the exchange": 1000 + 2000 + 30 + 1000 + 500}
     for inside, gradients in ((False, 0), (True, 1000 // 8)):
