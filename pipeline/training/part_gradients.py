@@ -29,6 +29,7 @@ from typing import Any, Protocol
 
 import torch
 from torch import nn
+from torch.autograd.graph import Node, get_gradient_edge
 from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.hooks import RemovableHandle
@@ -124,15 +125,15 @@ class PassNorms:
 
     def __init__(self, model: nn.Module) -> None:
         self._parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        self._nodes: list[Node] = []
         self._handles: list[RemovableHandle] = []
         self._norms: list[torch.Tensor] = []
         self._sums: list[torch.Tensor] = []
 
     def start(self) -> None:
-        self._handles = [
-            parameter.register_hook(self._see)  # type: ignore[no-untyped-call]
-            for parameter in self._parameters
-        ]
+        # By nodes, as DDP does it: nothing is hung onto the tensors that a compiled model takes in.
+        self._nodes = [get_gradient_edge(parameter).node for parameter in self._parameters]
+        self._handles = [node.register_prehook(self._see) for node in self._nodes]
 
     def add_pass(self, weights_B: torch.Tensor) -> None:
         squares = torch.stack(self._norms).square().sum()
@@ -142,13 +143,13 @@ class PassNorms:
     def stop(self) -> torch.Tensor:
         for handle in self._handles:
             handle.remove()
-        self._handles = []
+        self._handles, self._nodes = [], []
         sums, self._sums = torch.stack(self._sums).sum(dim=0), []
         return sums
 
     @torch.no_grad()
-    def _see(self, gradient: torch.Tensor) -> None:
-        self._norms.append(torch.linalg.vector_norm(gradient, dtype=torch.float32))
+    def _see(self, gradients: tuple[torch.Tensor, ...]) -> None:
+        self._norms.append(torch.linalg.vector_norm(gradients[0], dtype=torch.float32))
 
 
 class _Seen(torch.autograd.Function):

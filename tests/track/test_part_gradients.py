@@ -7,6 +7,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from torch import nn
+from torch._dynamo.testing import CompileCounterWithBackend
 from torch.nn import functional
 
 from pipeline.data.mixup import mix_neighbours
@@ -139,6 +140,22 @@ def test_passes_norms_are_those_of_their_gradients_before_they_are_added(passes:
     counts = [float(weights_B.sum()) for weights_B in batch()[2].chunk(passes)]
     expected = [sums.square().sum().item(), sum(count**2 for count in counts)]
     assert followed(PassNorms(model), model, passes=passes) == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:The .grad attribute:UserWarning")  # torch's own, while it traces
+def test_a_compiled_models_passes_are_followed_without_compiling_it_again() -> None:
+    """Traced as for the compiler, which itself is left out."""
+    torch._dynamo.reset()
+    model, compiled = made("mlp"), made("mlp")
+    expected = followed(PassNorms(model), model, passes=2)
+    counts = CompileCounterWithBackend("aot_eager")
+    compiled.compile(backend=counts, fullgraph=True)
+    cross_entropy(compiled(batch()[0][: B // 2]), batch()[1][: B // 2]).sum().backward()
+    compiled.zero_grad()
+    before = counts.frame_count
+    assert followed(PassNorms(compiled), compiled, passes=2) == pytest.approx(expected, rel=1e-6)
+    assert counts.frame_count == before > 0
 
 
 @pytest.mark.parametrize("kind", [SampleNorms, PassNorms])
