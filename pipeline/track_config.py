@@ -14,7 +14,7 @@ class TrackConfig:
         metadata={"help": "steps between rows on each layer: norms, scales, dead units; null: off"},
     )
     noise_scale_every_steps: int | None = field(
-        default=20, metadata={"help": "steps between measurements of the gradient noise scale; null: off"}
+        default=50, metadata={"help": "steps between measurements of the gradient noise scale; null: off"}
     )
     pictures: bool = field(
         default=True, metadata={"help": "first layer's weights, augmented inputs, best and worst samples, confusion"}

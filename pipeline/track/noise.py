@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 
 CHECKPOINT_KEY = "noise_scale"
 # Into a run, when the second or so that the memory's bound takes is little.
-MEMORY_AFTER_S = 60.0
+MEMORY_AFTER_S = 300.0
 
 
 class NoiseScaleWatch(pl.Callback):

@@ -79,7 +79,7 @@ class StepLoop(_TrainingEpochLoop):
         accumulates = self._should_accumulate()
         counters = self.automatic_optimization.optim_progress.optimizer
         with self._exchange(accumulates):
-            loss: torch.Tensor = trainer.strategy.training_step(batch, batch_idx)  # type: ignore[assignment]
+            loss: torch.Tensor = trainer.strategy.training_step(batch, batch_idx)
             if micro_batches > 1:
                 loss = loss / micro_batches
             if batch_idx % micro_batches == 0:
