@@ -12,7 +12,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 # Test files are shared out over so many processes, each file whole.
-PARALLEL := --numprocesses auto --maxprocesses 4 --dist loadfile
+PARALLEL := --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 # What `make train` trains on where ARGS name no other data set.
 DEFAULT_DATA := $(if $(or $(findstring data.path=,$(ARGS)),$(findstring --help,$(ARGS))),,data/default/dataset.json)
 # `make evaluate` without a run of its own trains one first.
