@@ -98,7 +98,8 @@ def test_a_rank_holds_its_part_and_one_tensor(tmp_path: Path, from_file: bool) -
             sums = {name: float(value.double().sum()) for name, value in model.state_dict().items()}
             assert result["sums"] == pytest.approx(sums)
         if from_file or rank:
-            assert part <= result["grown"] < part + 2 * WEIGHT_BYTES
+            # Of its part a little may lie in memory that was free before.
+            assert 0.9 * part <= result["grown"] < part + 2 * WEIGHT_BYTES
     assert results[0]["sums"] == results[1]["sums"]
 
 
