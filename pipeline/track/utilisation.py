@@ -86,7 +86,9 @@ def measured_peak(*, device: torch.device, bf16: bool) -> Peak:
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         best_s, turns = min(best_s, time.perf_counter() - before_s), turns + 1
-    where = f"{torch.get_num_threads()} threads" if device.type == "cpu" else "this GPU"
+    num_threads = torch.get_num_threads()
+    on_cpu = f"{num_threads} thread{'' if num_threads == 1 else 's'}"
+    where = on_cpu if device.type == "cpu" else "this GPU"
     source = f"measured: {side:,} x {side:,} {'bf16' if bf16 else 'fp32'} products on {where}"
     return Peak(flops_per_s=2 * side**3 / best_s, source=source)
 

@@ -57,7 +57,7 @@ def test_an_unknown_peak_is_measured_once_the_run_has_trained_for_some_time(
     assert ["rate/mfu_frac" in row for row in rows] == [False, True, True, True]
     peaks = {round(row["rate/flops_per_s"] / row["rate/mfu_frac"]) for row in rows[1:]}
     assert peaks == {round(summary["peak_flops_per_s"])}
-    assert summary["peak_source"].startswith("measured: 64 x 64 fp32 products on 1 threads")
+    assert summary["peak_source"].startswith("measured: 64 x 64 fp32 products on 1 thread")
 
 
 def test_a_run_that_is_over_before_has_no_peak_and_says_none(
@@ -76,7 +76,8 @@ def test_a_measured_peak_says_what_it_was_measured_on(monkeypatch: pytest.Monkey
     monkeypatch.setattr(utilisation, "MEASURE_S", 0.0)
     peak = measured_peak(device=CPU, bf16=bf16)
     assert peak.flops_per_s > 0
-    assert peak.source == f"measured: 128 x 128 {form} products on {torch.get_num_threads()} threads"
+    num = torch.get_num_threads()
+    assert peak.source == f"measured: 128 x 128 {form} products on {num} thread{'s' * (num > 1)}"
 
 
 @pytest.mark.parametrize(
