@@ -4,7 +4,9 @@
 PYTHON ?= python3
 ARGS ?=
 NPROC ?=
-RUNS ?=
+# Not from the environment, which may have these names for something else.
+RUNS :=
+NAME :=
 COMMA := ,
 SPACE := $(subst ,, )
 
@@ -21,7 +23,7 @@ DEFAULT_RUN := $(if $(or $(findstring run=,$(ARGS)),$(findstring --help,$(ARGS))
 export NPROC
 .DEFAULT_GOAL := help
 .PHONY: help setup prepare-data train evaluate predict export card plan inspect sweep rate-test batch-finder coord-check
-.PHONY: report compare dashboard sync verify repair test check fix bench clean
+.PHONY: report compare dashboard sync study studies verify repair test check fix bench clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /|/' | awk -F'|' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -70,6 +72,12 @@ dashboard: $(VENV)/runtime.stamp ## watch all runs on localhost, also while they
 
 sync: $(VENV)/runtime.stamp ## send runs to Weights & Biases that were made without network
 	@$(BIN)/python -m pipeline.sync $(ARGS)
+
+study: $(VENV)/runtime.stamp ## measure a claim of the lecture: NAME=linear-limits
+	@$(BIN)/python -m pipeline.study $(if $(NAME),name=$(NAME)) $(ARGS)
+
+studies: $(VENV)/runtime.stamp ## measure all of them
+	@$(BIN)/python -m pipeline.study $(ARGS)
 
 plan: $(VENV)/runtime.stamp $(DEFAULT_DATA) ## say what a run would read, hold, take and cost, before it starts
 	@$(BIN)/python -m pipeline.plan $(ARGS)

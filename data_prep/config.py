@@ -74,6 +74,21 @@ class SyntheticSourceConfig(SourceConfig):
             raise ValueError(f"source.channels={self.channels}: 1 or 3 wanted")
 
 
+@dataclass(slots=True, kw_only=True)
+class PointsSourceConfig(SourceConfig):
+    samples: int = field(default=2_000, metadata={"help": "training points"})
+    val_samples: int = field(default=2_000, metadata={"help": "validation points"})
+    classes: int = field(default=2, metadata={"help": "rings, one a class"})
+    seed: int = field(default=0, metadata={"help": "seed of the points"})
+
+    def __post_init__(self) -> None:
+        if self.samples < 1 or self.val_samples < 0 or not 1 <= self.classes <= 16:
+            raise ValueError(
+                f"source.samples={self.samples}, source.val_samples={self.val_samples}, source.classes={self.classes}:"
+                " at least 1, 0 and 1 wanted, and at most 16 classes"
+            )
+
+
 class CocoTask(Enum):
     """What an item of COCO is: an image with any number of classes, or one object cut out."""
 
@@ -367,6 +382,7 @@ PREPARE_SCHEMAS = {
     "source/cifar100": Cifar100SourceConfig,
     "source/idx": IdxSourceConfig,
     "source/synthetic": SyntheticSourceConfig,
+    "source/points": PointsSourceConfig,
     "source/coco": CocoSourceConfig,
     "source/csv": CsvSourceConfig,
     "source/jsonl": JsonlSourceConfig,

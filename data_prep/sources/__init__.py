@@ -17,6 +17,7 @@ from data_prep.config import (
     Imagenet21kSourceConfig,
     JsonlSourceConfig,
     ParquetSourceConfig,
+    PointsSourceConfig,
     SourceConfig,
     SyntheticSourceConfig,
     TinyImagenetSourceConfig,
@@ -33,6 +34,7 @@ from data_prep.sources.imagenet21k import open_imagenet21k
 from data_prep.sources.list_entries import csv_entries, jsonl_entries
 from data_prep.sources.lists import open_list
 from data_prep.sources.parquet import open_parquet
+from data_prep.sources.points import PointsSource
 from data_prep.sources.synthetic import SyntheticSource
 from data_prep.sources.tiny_imagenet import open_tiny_imagenet
 from data_prep.sources.webdataset import open_webdataset
@@ -93,5 +95,9 @@ def open_source(config: SourceConfig, *, resolution: int | None) -> Source:
                 channels=config.channels,
                 seed=config.seed,
                 resolution=resolution,
+            )
+        case PointsSourceConfig():
+            return PointsSource(
+                samples=config.samples, val_samples=config.val_samples, classes=config.classes, seed=config.seed
             )
     raise ValueError(f"{type(config).__name__}: no such source")

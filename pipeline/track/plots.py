@@ -131,11 +131,29 @@ class Mark:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Field:
+    """Numbers over a rectangle, as colours of cividis with a scale beside them.
+
+    Attributes:
+        values: rows from the lowest y to the highest, each from the lowest x.
+        extent: lowest and highest x, lowest and highest y.
+        label: what the numbers are.
+        limits: what the ends of the colours stand for; None: the least and the greatest number.
+    """
+
+    values: Sequence[Sequence[float]]
+    extent: tuple[float, float, float, float]
+    label: str
+    limits: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Panel:
     """One pair of axes.
 
     Attributes:
         ordered: the series have an order (rising width, say), and so have their colours.
+        field: behind the series.
     """
 
     x: Axis
@@ -144,6 +162,7 @@ class Panel:
     marks: Sequence[Mark] = ()
     title: str = ""
     ordered: bool = False
+    field: Field | None = None
 
 
 def save_plot(path: Path, panels: Sequence[Panel], *, title: str, caption: str) -> None:
@@ -196,6 +215,8 @@ def seeds_text(seeds: Sequence[int]) -> str:
 
 def _draw_panel(axes: Axes, panel: Panel, *, has_legend: bool) -> None:
     axes.set_title(panel.title, loc="left", color=INK)
+    if panel.field is not None:
+        _draw_field(axes, panel.field)
     for index, series in enumerate(panel.series):
         _draw_series(axes, series, colour=_colour_of(panel, index), marker=MARKERS[index % len(MARKERS)])
     _set_axis(axes, "x", panel.x)
@@ -218,6 +239,16 @@ def _colour_of(panel: Panel, index: int) -> Any:
     last = max((series.colour or 0 for series in panel.series), default=0)
     last = max(last, len(panel.series) - 1) if all(series.colour is None for series in panel.series) else last
     return matplotlib.colormaps["cividis"](ORDERED_FROM + (ORDERED_TO - ORDERED_FROM) * number / max(1, last))
+
+
+def _draw_field(axes: Axes, field: Field) -> None:
+    low, high = field.limits or (None, None)
+    image = axes.imshow(
+        field.values, origin="lower", extent=field.extent, vmin=low, vmax=high, cmap="cividis", aspect="auto"
+    )
+    axes.grid(visible=False)
+    if axes.figure is not None:
+        axes.figure.colorbar(image, ax=axes, label=field.label)
 
 
 def _draw_series(axes: Axes, series: Series, *, colour: Any, marker: str) -> None:

@@ -1,0 +1,36 @@
+"""The small data sets of the studies: where each lies, and the options of `python -m data_prep` that make it.
+
+folder = ready("rings", root=Path("data/studies"))         # made on first use, by a process of its own
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from pipeline.shards.errors import UserError
+from pipeline.shards.manifest import DATA_SET_FILE
+
+# CIFAR-10 is that of `make train`, so it is there already on most machines.
+CIFAR10 = "cifar10"
+CIFAR10_FOLDER = Path("data/default")
+DATA_SETS: Mapping[str, tuple[str, ...]] = {
+    CIFAR10: (),
+    "rings": ("source=points", "source.samples=2000", "source.val_samples=2000"),
+}
+
+
+def ready(name: str, *, root: Path) -> Path:
+    """Return the folder of a data set; make it if it is not there.
+
+    Raises:
+        UserError: it could not be made; preparation has told why.
+    """
+    folder = CIFAR10_FOLDER if name == CIFAR10 else root / name
+    if not (folder / DATA_SET_FILE).is_file():
+        command = [sys.executable, "-m", "data_prep", *DATA_SETS[name], f"out={folder}"]
+        if subprocess.run(command, check=False).returncode != 0:
+            raise UserError(f"the data set {name} could not be made (see above); the same command tries again")
+    return folder

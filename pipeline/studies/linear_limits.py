@@ -1,0 +1,148 @@
+"""Linear classifiers are limited: against one hidden layer, on rings that no line separates, and on CIFAR-10."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from pipeline.studies.estimate import difference_of, mean_of
+from pipeline.studies.study import Group, Outcome, Picture, Scale, Study, StudyRun, StudyRuns, spread_text
+from pipeline.studies.verdict import Check
+from pipeline.track.plots import Axis, Field, Panel, Series, seeds_text
+from pipeline.trained import build_trained, open_trained
+
+LINEAR, HIDDEN = "logistic_regression", "mlp"
+NAMES = {LINEAR: "linear", HIDDEN: "one hidden layer"}
+ACCURACY = "val/top1_frac"
+# Points of the plane on a grid of every second level, 0 to 254.
+LEVELS = np.arange(0, 256, 2)
+
+
+def groups(scale: Scale, seeds: str) -> Sequence[Group]:
+    epochs, hidden = ("6", "[512]") if scale is Scale.laptop else ("100", "[4096]")
+    plain = (f"seed={seeds}", "optimizer=sgd", "augment=none", "schedule=constant", "batch.size=64")
+    return [
+        Group(
+            name="rings, linear",
+            data="rings",
+            options=(f"model={LINEAR}", *plain, "optimizer.rate=0.1", "trainer.max_epochs=40"),
+        ),
+        Group(
+            name="rings, hidden",
+            data="rings",
+            options=(f"model={HIDDEN}", "model.hidden=[32]", *plain, "optimizer.rate=0.1", "trainer.max_epochs=40"),
+        ),
+        Group(
+            name="cifar10, linear",
+            data="cifar10",
+            options=(f"model={LINEAR}", *plain, "optimizer.rate=0.001", f"trainer.max_epochs={epochs}"),
+        ),
+        Group(
+            name="cifar10, hidden",
+            data="cifar10",
+            options=(
+                *(f"model={HIDDEN}", f"model.hidden={hidden}"),
+                *(*plain, "optimizer.rate=0.01", f"trainer.max_epochs={epochs}"),
+            ),
+        ),
+    ]
+
+
+def measure(runs: StudyRuns) -> Outcome:
+    values = {
+        (data, kind): [100 * value for value in runs.values(f"{data}, {kind}", ACCURACY)]
+        for data in ("rings", "cifar10")
+        for kind in ("linear", "hidden")
+    }
+    seeds = [run.seed for run in runs.of("cifar10, hidden")]
+    checks = [
+        Check(
+            claim="On CIFAR-10 one hidden layer is better than a linear classifier by more than 5 points.",
+            statistic="accuracy with one hidden layer minus linear, CIFAR-10, points",
+            estimate=difference_of(values["cifar10", "hidden"], values["cifar10", "linear"]),
+            above=5.0,
+        ),
+        Check(
+            claim="A linear classifier is wrong about at least a fifth of the points on two rings.",
+            statistic="accuracy of the linear classifier, rings, %",
+            estimate=mean_of(values["rings", "linear"]),
+            below=80.0,
+        ),
+        Check(
+            claim="One hidden layer separates the rings.",
+            statistic="accuracy with one hidden layer, rings, %",
+            estimate=mean_of(values["rings", "hidden"]),
+            above=95.0,
+        ),
+    ]
+    rows = [
+        [data, kind, spread_text(found), f"{runs.of(f'{data}, {kind}')[0].metric('parameters'):,.0f}", len(found)]
+        for (data, kind), found in values.items()
+    ]
+    caption = (
+        f"Left and middle: what a model of seed {seeds[0]} says of each point of the plane."
+        f" Right: accuracy on CIFAR-10's test images, {seeds_text(seeds)}, bars: lowest to highest seed."
+    )
+    return Outcome(
+        checks=checks,
+        picture=Picture(
+            title="What a linear classifier cannot do",
+            caption=caption,
+            panels=[
+                _boundary(runs.of("rings, linear")[0], title="Linear"),
+                _boundary(runs.of("rings, hidden")[0], title="One hidden layer of 32 units"),
+                _bars(values),
+            ],
+        ),
+        columns=["data", "model", "accuracy, % (mean ± sd)", "parameters", "seeds"],
+        rows=rows,
+    )
+
+
+def _boundary(run: StudyRun, *, title: str) -> Panel:
+    """Draw the share that a run's model gives to the outer ring, over the plane."""
+    trained = open_trained(run.record.folder)
+    grid = np.stack(np.meshgrid(LEVELS, LEVELS), axis=-1).reshape(-1, 2)
+    mean, std = (torch.tensor(values) for values in (trained.facts.mean, trained.facts.std))
+    with torch.no_grad():
+        logits = build_trained(trained)((torch.from_numpy(grid).float() - mean) / std)
+    shares = logits.softmax(dim=1)[:, 1].reshape(len(LEVELS), len(LEVELS)).tolist()
+    return Panel(
+        x=Axis(label="x", limits=(0, 255)),
+        y=Axis(label="y", limits=(0, 255)),
+        series=[],
+        field=Field(values=shares, extent=(0, 255, 0, 255), label="share given to the outer ring", limits=(0.0, 1.0)),
+        title=f"{title}: {100 * run.metric(ACCURACY):.0f} % right",
+    )
+
+
+def _bars(values: dict[tuple[str, str], list[float]]) -> Panel:
+    kinds = ("linear", "hidden")
+    found = [values["cifar10", kind] for kind in kinds]
+    return Panel(
+        x=Axis(label="model", ticks={0.0: "linear", 1.0: "one hidden layer"}, limits=(-0.5, 1.5)),
+        y=Axis(label="accuracy", unit="%"),
+        series=[
+            Series(
+                x=[0.0, 1.0],
+                y=[sum(some) / len(some) for some in found],
+                low=[min(some) for some in found],
+                high=[max(some) for some in found],
+                line=False,
+            )
+        ],
+        title="CIFAR-10",
+    )
+
+
+STUDY = Study(
+    name="linear-limits",
+    title="Linear classifiers are limited",
+    claim="A linear classifier cannot separate what one hidden layer can.",
+    question="How much does one hidden layer add, where no line separates the classes and on real images?",
+    groups=groups,
+    measure=measure,
+    seeds={Scale.laptop: 3, Scale.gpu: 5},
+)

@@ -1,0 +1,124 @@
+"""What a study leaves: result.json for machines, figure.png, and report.html for people.
+
+publish(folder, study, outcome, runs=runs, scale=Scale.laptop)
+
+{"version": 1, "name": "linear-limits", "claim": "...", "verdict": "holds", "statistic": "...", "value": 12.9,
+ "interval": [11.8, 14.0], "seeds": 3, "seconds": 412.0, "checks": [...], ...}
+"""
+
+from __future__ import annotations
+
+import base64
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pipeline.shards.publish import publish_bytes, publish_json
+from pipeline.studies.study import Outcome, Scale, Study, StudyRuns
+from pipeline.studies.verdict import Check, verdict_of
+from pipeline.track.plots import save_plot
+from pipeline.track.report.markup import Section, Tile, code, notes, table, tiles
+from pipeline.track.report.page import make_page
+from pipeline.track.report.text import escaped
+
+VERSION = 1
+RESULT_FILE, FIGURE_FILE, REPORT_FILE = "result.json", "figure.png", "report.html"
+
+
+def publish(folder: Path, study: Study, outcome: Outcome, *, runs: StudyRuns, scale: Scale) -> dict[str, Any]:
+    """Write the three files, result.json last, and return its content."""
+    first = outcome.checks[0]
+    result = {
+        "version": VERSION,
+        "name": study.name,
+        "scale": scale.value,
+        "claim": study.claim,
+        "question": study.question,
+        "verdict": verdict_of(outcome.checks).value,
+        "statistic": first.statistic,
+        "value": first.estimate.value,
+        "interval": _interval(first),
+        "seeds": first.estimate.n,
+        "seconds": round(sum(run.metric("wall_s") for run in runs.runs), 1),
+        "runs": len(runs.runs),
+        "checks": [_plain(check) for check in outcome.checks],
+        "columns": list(outcome.columns),
+        "rows": [list(row) for row in outcome.rows],
+        "notes": list(outcome.notes),
+        "command": command_of(study, scale),
+        **{key: runs.runs[0].record.facts.get(key) for key in ("git_commit", "versions", "machine")},
+    }
+    picture = outcome.picture
+    save_plot(folder / FIGURE_FILE, picture.panels, title=picture.title, caption=picture.caption)
+    publish_bytes(folder / REPORT_FILE, page_of(study, result, (folder / FIGURE_FILE).read_bytes()).encode())
+    publish_json(folder / RESULT_FILE, result)
+    return result
+
+
+def page_of(study: Study, result: dict[str, Any], figure_png: bytes) -> str:
+    """Return the report: the claim, the figure, the numbers, the verdict and the rule that decided it."""
+    image = base64.b64encode(figure_png).decode()
+    checks = table(["part of the claim", "statistic", "value", "95 % interval", "wanted", "holds"], _check_rows(result))
+    top = tiles(
+        [
+            Tile(name="verdict", value=result["verdict"]),
+            Tile(name=result["statistic"], value=f"{result['value']:.4g}", more=_interval_text(result["interval"])),
+            Tile(name="runs", value=str(result["runs"]), more=f"{result['seeds']} seeds, {result['seconds']:,.0f} s"),
+        ]
+    )
+    figure = f'<figure><img alt="{escaped(study.title)}" src="data:image/png;base64,{image}"></figure>'
+    rule = (
+        "The claim is cut into parts, each with a bound that was stated before the runs. A part holds when its whole"
+        " 95 % interval over seeds lies within the bound; all parts: the claim holds; some: it holds under conditions."
+    )
+    sections = [
+        Section(anchor="figure", title="Figure", body=figure),
+        Section(anchor="verdict", title="Verdict", body=notes([rule]) + checks),
+        Section(
+            anchor="numbers", title="Numbers", body=table(result["columns"], result["rows"]) + notes(result["notes"])
+        ),
+        Section(anchor="repeat", title="How to repeat it", body=code(result["command"])),
+    ]
+    lead = f"{study.claim} {study.question}"
+    return make_page(title=study.title, lead=lead, top=top, sections=sections, curves={})
+
+
+def command_of(study: Study, scale: Scale) -> str:
+    """Return what to type to have the study again."""
+    return f"make study NAME={study.name}" + ("" if scale is Scale.laptop else f' ARGS="scale={scale.value}"')
+
+
+def _plain(check: Check) -> dict[str, Any]:
+    return {
+        "claim": check.claim,
+        "statistic": check.statistic,
+        "value": check.estimate.value,
+        "interval": _interval(check),
+        "seeds": check.estimate.n,
+        "wanted": check.bounds_text,
+        "passes": check.passes,
+    }
+
+
+def _interval(check: Check) -> list[float] | None:
+    ends = [check.estimate.low, check.estimate.high]
+    return None if any(map(math.isnan, ends)) else ends
+
+
+def _check_rows(result: dict[str, Any]) -> Sequence[Sequence[Any]]:
+    return [
+        [
+            check["claim"],
+            check["statistic"],
+            check["value"],
+            _interval_text(check["interval"]),
+            check["wanted"],
+            "yes" if check["passes"] else "no",
+        ]
+        for check in result["checks"]
+    ]
+
+
+def _interval_text(interval: Sequence[float] | None) -> str:
+    return "none: one seed" if interval is None else f"{interval[0]:.4g} to {interval[1]:.4g}"

@@ -1,0 +1,116 @@
+"""`python -m pipeline.study name=linear-limits`: a claim of the lecture, measured. `--help` lists the studies.
+
+Runs are those of a sweep: processes of their own, by the same training as any run, kept when they are finished and gone
+on with when they were broken off. At the end stand result.json, figure.png and report.html.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from pathlib import Path
+from typing import Any
+
+from pipeline.compose import compose, help_text
+from pipeline.shards.errors import UserError, run_entry_point
+from pipeline.studies import STUDIES
+from pipeline.studies.data_sets import ready
+from pipeline.studies.result import FIGURE_FILE, REPORT_FILE, RESULT_FILE, publish
+from pipeline.studies.study import Study, StudyRun, StudyRuns
+from pipeline.study_config import STUDY_SCHEMAS, StudyConfig
+from pipeline.sweep_config import RunsConfig
+from pipeline.sweeping.axes import points, read_swept
+from pipeline.sweeping.folder import open_sweep
+from pipeline.sweeping.many import ResolvedRun, carry_out, resolved
+from pipeline.sweeping.table import Result
+from pipeline.track.run_reading import read_run
+
+SUMMARY = """Measure a claim of an introductory lecture on neural networks, over several seeds, on small real data.
+
+  python -m pipeline.study name=linear-limits
+  python -m pipeline.study                        # all of them
+
+Killed? Type the same command again: finished runs are kept, the others go on.
+
+"""
+# The studies' own pictures are made from all runs together; a tracker and a report of each would take longer than they.
+QUIET = ("logger=none", "track.report=false", "track.pictures=false", "trainer.measure_bound=false")
+
+
+def main(argv: list[str]) -> int:
+    listed = "".join(f"  {name:<24}{study.claim}\n" for name, study in STUDIES.items())
+    if {"-h", "--help"} & set(argv):
+        sys.stdout.write(help_text("study", STUDY_SCHEMAS, summary=f"{SUMMARY}Studies:\n{listed}"))
+        return 0
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    config: StudyConfig = compose("study", STUDY_SCHEMAS, argv)
+    if config.name != "all" and config.name not in STUDIES:
+        raise UserError(f"name={config.name}: no such study; there are all, {', '.join(STUDIES)}")
+    for study in STUDIES.values() if config.name == "all" else [STUDIES[config.name]]:
+        result = carry_out_study(study, config)
+        folder = folder_of(study, config)
+        sys.stdout.write(
+            f"\nclaim       {study.claim}\n"
+            f"measured    {result['statistic']}: {result['value']:.4g}{_interval_text(result['interval'])}\n"
+            f"verdict     {result['verdict']}\n"
+            f"study       {folder} ({RESULT_FILE}, {FIGURE_FILE}, {REPORT_FILE})\n"
+        )
+        sys.stdout.flush()
+    return 0
+
+
+def folder_of(study: Study, config: StudyConfig) -> Path:
+    """Return where a study of this size lies."""
+    return Path(config.dir) / (study.name if config.scale.value == "laptop" else f"{study.name}-{config.scale.value}")
+
+
+def carry_out_study(study: Study, config: StudyConfig) -> dict[str, Any]:
+    """Prepare the data, run what is not finished, measure, and return what result.json says.
+
+    Raises:
+        UserError: a run failed; the same command tries it again.
+    """
+    seeds = ",".join(str(seed) for seed in range(config.seeds or study.seeds[config.scale]))
+    groups: list[str] = []
+    runs: list[ResolvedRun] = []
+    for group in study.groups(config.scale, seeds):
+        data = ready(group.data, root=Path(config.data))
+        swept = read_swept([f"data.path={data}", *QUIET, *group.options])
+        found = resolved(swept.fixed, points(swept.axes))
+        groups += [group.name] * len(found)
+        runs += found
+    folder = folder_of(study, config)
+    identities, options = [run.identity for run in runs], [run.options for run in runs]
+    with open_sweep(folder / "runs", identities, options=options) as sweep:
+        sys.stdout.write(f"{study.name}: {len(runs)} runs -> {folder}\n")
+        sys.stdout.flush()
+
+        def tell(result: Result, passed_s: float) -> None:
+            words = " ".join(f"{name}={value}" for name, value in result.options.items())
+            told = "done" if result.summary is not None else f"failed, {result.failure}"
+            sys.stdout.write(f"  {result.number:04d} {words}: {told}, {passed_s:.0f} s\n")
+            sys.stdout.flush()
+
+        results = carry_out(sweep, runs, RunsConfig(jobs=config.jobs), on_end=tell)
+        failed = [result for result in results if result.summary is None]
+        if failed:
+            raise UserError(
+                f"{study.name}: {len(failed)} of {len(runs)} runs failed, the first with {failed[0].failure};"
+                f" logs in {folder}/runs/logs; the same command tries again"
+            )
+        records = [read_run(place.folder) for place in sweep.runs]
+    finished = StudyRuns(
+        runs=[
+            StudyRun(group=group, options=run.options, record=record)
+            for group, run, record in zip(groups, runs, records, strict=True)
+        ]
+    )
+    return publish(folder, study, study.measure(finished), runs=finished, scale=config.scale)
+
+
+def _interval_text(interval: list[float] | None) -> str:
+    return "" if interval is None else f" ({interval[0]:.4g} to {interval[1]:.4g}, 95 %)"
+
+
+if __name__ == "__main__":
+    sys.exit(run_entry_point(main))

@@ -1,0 +1,96 @@
+"""A study from its declaration to its report, with real runs; typed again it runs nothing anew."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from pipeline.shards.errors import UserError
+from pipeline.studies import STUDIES, data_sets
+from pipeline.studies.estimate import difference_of
+from pipeline.studies.study import Group, Outcome, Picture, Scale, Study, StudyRuns
+from pipeline.studies.verdict import Check
+from pipeline.study import carry_out_study, main
+from pipeline.study_config import StudyConfig
+from pipeline.track.plots import Axis, Panel, Series
+
+SHORT = ("optimizer=sgd", "augment=none", "batch.size=50", "trainer.max_epochs=8", "optimizer.rate=0.1")
+
+
+def groups(scale: Scale, seeds: str) -> Sequence[Group]:
+    return [
+        Group(name="linear", data="rings", options=("model=logistic_regression", f"seed={seeds}", *SHORT)),
+        Group(name="hidden", data="rings", options=("model=mlp", "model.hidden=[8],[32]", f"seed={seeds}", *SHORT)),
+    ]
+
+
+def measure(runs: StudyRuns) -> Outcome:
+    wide = runs.values("hidden", "val/top1_frac", {"model.hidden": "[32]"})
+    linear = runs.values("linear", "val/top1_frac")
+    check = Check(claim="better", statistic="accuracy gained", estimate=difference_of(wide, linear), above=0.1)
+    panel = Panel(x=Axis(label="seed"), y=Axis(label="accuracy"), series=[Series(x=[0, 1], y=wide)])
+    return Outcome(
+        checks=[check],
+        picture=Picture(title="Rings", caption="n = 2 seeds", panels=[panel]),
+        columns=["model", "accuracy"],
+        rows=[["linear", linear[0]], ["hidden", wide[0]]],
+    )
+
+
+STUDY = Study(
+    name="tiny",
+    title="A <tiny> study",
+    claim="One hidden layer separates rings.",
+    question="Does it?",
+    groups=groups,
+    measure=measure,
+    seeds={Scale.laptop: 2, Scale.gpu: 3},
+)
+
+
+@pytest.mark.slow
+def test_a_study_runs_measures_and_tells_and_again_runs_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    small = ("source=points", "source.samples=400", "source.val_samples=200")
+    monkeypatch.setattr(data_sets, "DATA_SETS", {"rings": small})
+    config = StudyConfig(dir=str(tmp_path / "studies"), data=str(tmp_path / "data"))
+    result = carry_out_study(STUDY, config)
+    folder = tmp_path / "studies" / "tiny"
+    assert json.loads((folder / "result.json").read_text()) == result
+    assert (result["runs"], result["seeds"], result["scale"]) == (6, 2, "laptop")
+    first, second = (
+        [json.loads((folder / "runs" / number / "summary.json").read_text())["val/top1_frac"] for number in numbers]
+        for numbers in (("0004", "0005"), ("0000", "0001"))
+    )
+    assert result["value"] == pytest.approx(sum(first) / 2 - sum(second) / 2)
+    assert result["checks"][0]["passes"] == (result["interval"][0] > 0.1)
+    page = (folder / "report.html").read_text()
+    assert "A &lt;tiny&gt; study" in page
+    assert "data:image/png;base64," in page
+    assert (folder / "figure.png").read_bytes()[:4] == b"\x89PNG"
+    capfd.readouterr()
+    before = {path: path.stat().st_mtime_ns for path in (folder / "runs").rglob("summary.json")}
+    assert carry_out_study(STUDY, config) == result
+    assert {path: path.stat().st_mtime_ns for path in (folder / "runs").rglob("summary.json")} == before
+
+
+def test_a_study_that_is_not_there_is_refused_with_those_that_are() -> None:
+    with pytest.raises(UserError, match="no such study; there are all, linear-limits"):
+        main(["name=rings"])
+
+
+@pytest.mark.parametrize("scale", Scale)
+@pytest.mark.parametrize("study", STUDIES.values(), ids=STUDIES)
+def test_a_study_declares_runs_that_compose(study: Study, scale: Scale) -> None:
+    from pipeline.sweeping.axes import points, read_swept
+    from pipeline.sweeping.many import resolved
+
+    seeds = ",".join(map(str, range(study.seeds[scale])))
+    for group in study.groups(scale, seeds):
+        assert group.data in data_sets.DATA_SETS
+        swept = read_swept([f"data.path=data/{group.data}", *group.options])
+        assert len(resolved(swept.fixed, points(swept.axes))) % study.seeds[scale] == 0
