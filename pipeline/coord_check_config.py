@@ -7,9 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from omegaconf import MISSING
-
-from pipeline.compose import require
+from pipeline.compose import MISSING, require
 from pipeline.config import TRAIN_SCHEMAS
 from pipeline.model_config import ModelConfig
 from pipeline.optimizer_config import OptimizerConfig

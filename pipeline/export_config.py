@@ -8,9 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import Enum
 
-from omegaconf import MISSING
-
-from pipeline.compose import require
+from pipeline.compose import MISSING, require
 from pipeline.data_config import CacheConfig
 from pipeline.predict_config import TrainedDataConfig
 

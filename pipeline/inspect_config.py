@@ -11,9 +11,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 
-from omegaconf import MISSING
-
-from pipeline.compose import require
+from pipeline.compose import MISSING, require
 from pipeline.config import TRAIN_SCHEMAS
 from pipeline.data_config import AugmentConfig, BatchConfig, CacheConfig, Check, DataConfig, OrderConfig
 

@@ -7,9 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from omegaconf import MISSING
-
-from pipeline.compose import require
+from pipeline.compose import MISSING, require
 from pipeline.data_config import CacheConfig
 from pipeline.trainer_config import Device
 

@@ -40,17 +40,7 @@ LAYERS = {
     "build_trainer": 3,
 }
 ENTRY_LAYER = 4
-CONFIG_TREE = {
-    "compose",
-    "config",
-    "coord_check_config",
-    "export_config",
-    "inspect_config",
-    "plan_config",
-    "predict_config",
-    "run_folder",
-    "sweep_config",
-}
+CONFIG_TREE = {"compose", "config", "run_folder", "sweep_config"}
 
 
 def imports(path: Path) -> Iterator[str]:

@@ -5,7 +5,7 @@ source = open_source(config.source, resolution=config.layout.resolution)
 
 from __future__ import annotations
 
-from data_prep.config import (
+from data_prep.source_config import (
     Cifar10SourceConfig,
     Cifar100SourceConfig,
     CocoSourceConfig,

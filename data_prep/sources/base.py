@@ -77,6 +77,19 @@ class Items:
             )
 
 
+def numbered_items(split: str, *, num_items: int, num_classes: int, item_bytes: int) -> Iterator[Items]:
+    """List items that a generator makes by their number; labels go round, so classes differ by at most one item."""
+    for start in range(0, num_items, MAX_BATCH_ITEMS):
+        offsets = np.arange(start, min(start + MAX_BATCH_ITEMS, num_items), dtype=np.int64)
+        yield Items(
+            labels=offsets % num_classes,
+            source_keys=[f"{split}/{index:09d}" for index in offsets],
+            paths=[split] * len(offsets),
+            offsets=offsets,
+            sizes_bytes=np.full(len(offsets), item_bytes, dtype=np.int64),
+        )
+
+
 class Source(Protocol):
     """An image collection, opened for reading."""
 

@@ -24,7 +24,7 @@ from functools import cached_property
 from typing import Any
 
 from data_prep.archives.zip import read_zip_entry
-from data_prep.config import CocoTask
+from data_prep.source_config import CocoTask
 from data_prep.sources.base import Items, Rejected
 from data_prep.sources.coco_annotations import Annotations, parse_annotations, parse_captions
 from data_prep.sources.coco_files import PICTURE_NAMES, Picture, Place, find_places, read_annotations

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from data_prep.sources.base import MAX_BATCH_ITEMS, ImageArray, Items
+from data_prep.sources.base import ImageArray, Items, numbered_items
 from pipeline.shards.keyed import make_key, random_bits
 from pipeline.shards.task import Task
 
@@ -49,16 +49,7 @@ class PointsSource:
 
     def list_items(self, split: str) -> Iterator[Items]:
         """List a split; labels go round, so that classes differ by at most one point in number."""
-        num_items = self._num_samples[split]
-        for start in range(0, num_items, MAX_BATCH_ITEMS):
-            offsets = np.arange(start, min(start + MAX_BATCH_ITEMS, num_items), dtype=np.int64)
-            yield Items(
-                labels=offsets % self._num_classes,
-                source_keys=[f"{split}/{index:09d}" for index in offsets],
-                paths=[split] * len(offsets),
-                offsets=offsets,
-                sizes_bytes=np.full(len(offsets), 2, dtype=np.int64),
-            )
+        return numbered_items(split, num_items=self._num_samples[split], num_classes=self._num_classes, item_bytes=2)
 
     def read(self, *, path: str, offset: int, size_bytes: int) -> ImageArray:
         """Make point number `offset` of split `path`: uint8 (1, 2, 1), its x and y, 0 to 255."""

@@ -26,7 +26,7 @@ from collections.abc import Iterator
 import numpy as np
 import numpy.typing as npt
 
-from data_prep.sources.base import MAX_BATCH_ITEMS, ImageArray, Items
+from data_prep.sources.base import ImageArray, Items, numbered_items
 from pipeline.shards.keyed import make_key, random_bits
 from pipeline.shards.task import Task
 
@@ -84,16 +84,9 @@ class SyntheticSource:
 
     def list_items(self, split: str) -> Iterator[Items]:
         """List a split; labels go round, so that classes differ by at most one image in number."""
-        num_items = self._num_samples[split]
-        for start in range(0, num_items, MAX_BATCH_ITEMS):
-            offsets = np.arange(start, min(start + MAX_BATCH_ITEMS, num_items), dtype=np.int64)
-            yield Items(
-                labels=offsets % self._num_classes,
-                source_keys=[f"{split}/{index:09d}" for index in offsets],
-                paths=[split] * len(offsets),
-                offsets=offsets,
-                sizes_bytes=np.full(len(offsets), self._side * self._side * self._channels, dtype=np.int64),
-            )
+        item_bytes = self._side * self._side * self._channels
+        num_items, num_classes = self._num_samples[split], self._num_classes
+        return numbered_items(split, num_items=num_items, num_classes=num_classes, item_bytes=item_bytes)
 
     def read(self, *, path: str, offset: int, size_bytes: int) -> ImageArray:
         """Make image number `offset` of split `path`: uint8 (resolution, resolution, channels), values 0 to 248."""

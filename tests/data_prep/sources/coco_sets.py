@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from data_prep.config import CocoTask
+from data_prep.source_config import CocoTask
 from data_prep.sources.base import Items
 from data_prep.sources.coco import CocoSource, open_coco
 

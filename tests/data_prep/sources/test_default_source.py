@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from data_prep.config import (
+from data_prep.download.attempts import DownloadError
+from data_prep.source_config import (
     Cifar10SourceConfig,
     Cifar100SourceConfig,
     DefaultSourceConfig,
@@ -17,7 +18,6 @@ from data_prep.config import (
     SourceConfig,
     SyntheticSourceConfig,
 )
-from data_prep.download.attempts import DownloadError
 from data_prep.sources import cifar, idx, open_source
 from pipeline.shards.errors import UserError
 from tiny_sets import Server, TinyCifar, tar_gz

@@ -13,7 +13,7 @@ import pytest
 from datasets import ClassLabel, Dataset, Features
 from datasets import Image as HubImage
 
-from data_prep.config import Imagenet1kSourceConfig
+from data_prep.source_config import Imagenet1kSourceConfig
 from data_prep.sources import open_source
 from data_prep.sources.base import Source, Task
 from data_prep.sources.imagenet1k import open_imagenet1k

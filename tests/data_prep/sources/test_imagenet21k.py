@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_prep.config import Imagenet21kSourceConfig
+from data_prep.source_config import Imagenet21kSourceConfig
 from data_prep.sources import open_source
 from data_prep.sources.base import MAX_BATCH_ITEMS, Task
 from data_prep.sources.class_spool import ClassSpool

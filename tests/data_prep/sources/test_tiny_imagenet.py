@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_prep.config import TinyImagenetSourceConfig
+from data_prep.source_config import TinyImagenetSourceConfig
 from data_prep.sources import open_source
 from data_prep.sources.base import Task
 from data_prep.sources.tiny_imagenet import open_tiny_imagenet, parse_val_labels
