@@ -16,9 +16,11 @@ from dataclasses import dataclass
 
 import torch
 from torch import distributed
+from torch.nn.functional import pad
 
 from pipeline.data.loader import Batch
 from pipeline.shards.index import NO_LABEL
+from pipeline.track.ceilings import over_ranks
 from pipeline.track.contact_sheet import Pixels
 from pipeline.training.metrics import sum_over_ranks
 
@@ -65,14 +67,17 @@ class TopSamples:
         """Add a batch; samples of weight 0, and those of score -inf, are never kept. A score of NaN is the highest."""
         scores_B = torch.where(scores_B.isnan(), torch.inf, scores_B.double())
         scores_B = torch.where(batch.weights_B > 0, scores_B, -torch.inf)
-        ids_B = torch.from_numpy(batch.sample_ids).to(scores_B.device)
+        # From pageable memory the driver takes its own copy first; a blocking one would wait for the device too.
+        ids_B = torch.from_numpy(batch.sample_ids).to(scores_B.device, non_blocking=True)
         labels_BL = batch.labels_B.view(len(batch), -1)
         facts = [scores_B, ids_B, answers_B, confidences_B, losses_B]
         facts_BF = torch.cat([torch.stack([fact.double() for fact in facts], dim=1), labels_BL.double()], dim=1)
         first = _first(facts_BF, count=self.count)
         facts_TF, images_THWC = facts_BF[first], batch.images_BHWC[first]
         if self._facts_TF is not None and self._images_THWC is not None:
-            facts_TF = torch.cat([self._facts_TF, facts_TF])
+            # Batches are as wide as the most labels of a sample in their shards.
+            num_facts = max(self._facts_TF.shape[1], facts_TF.shape[1])
+            facts_TF = torch.cat([_widened(self._facts_TF, num_facts), _widened(facts_TF, num_facts)])
             first = _first(facts_TF, count=self.count)
             facts_TF = facts_TF[first]
             images_THWC = torch.cat([self._images_THWC, images_THWC])[first]
@@ -104,11 +109,17 @@ def _first(facts_TF: torch.Tensor, *, count: int) -> torch.Tensor:
     return by_id[facts_TF[by_id, SCORE].argsort(descending=True, stable=True)][:count]
 
 
+def _widened(facts_TF: torch.Tensor, num_facts: int) -> torch.Tensor:
+    """Return facts with room for more labels."""
+    return pad(facts_TF, (0, num_facts - facts_TF.shape[1]), value=NO_LABEL)
+
+
 def _over_ranks(facts_TF: torch.Tensor, images_THWC: torch.Tensor, *, count: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the first of all ranks' samples; two all-reduces, the second as large as the images of `count` samples."""
+    """Return the first of all ranks' samples; three all-reduces, the last as large as the images of `count` samples."""
     if not (distributed.is_available() and distributed.is_initialized()):
         return facts_TF, images_THWC
     rank, num_ranks = distributed.get_rank(), distributed.get_world_size()
+    facts_TF = _widened(facts_TF, int(over_ranks(facts_TF.shape[1], "max", device=facts_TF.device)))
     facts_RTF = facts_TF.new_zeros((num_ranks, count, facts_TF.shape[1]))
     facts_RTF[rank, :, SCORE] = -torch.inf  # also where this rank has fewer
     facts_RTF[rank, : len(facts_TF)] = facts_TF

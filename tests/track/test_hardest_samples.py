@@ -133,6 +133,27 @@ def test_of_several_labels_the_wrong_answer_is_the_highest_class_that_a_sample_h
     assert found.pairs == []
 
 
+def wide_labels(*, ids: np.ndarray) -> np.ndarray:
+    """Labels of samples, as many columns as the widest of these samples needs: what a reader gives of a batch."""
+    labels = np.array([[0, -1, -1], [1, 2, -1], [0, 1, 3], [-1, -1, -1]])[ids % 4]
+    return labels[:, : max(1, int((labels >= 0).sum(axis=1).max()))]
+
+
+def watched_of_wide_labels(*, rank: int, num_ranks: int) -> Any:
+    watch = EvalWatch(scores=Scores.sigmoid, num_classes=4)
+    for number in range(rank, 8, num_ranks):  # each sample a batch, so that widths differ in time and between ranks
+        ids = np.array([number])
+        batch = batch_of(ids, wide_labels(ids=ids), np.ones(1))
+        watch.add(torch.arange(4.0).roll(number)[None], torch.tensor([float(number)]), batch)
+    return watch.read()
+
+
+def test_batches_whose_samples_have_different_numbers_of_labels_are_watched_together() -> None:
+    found = watched_of_wide_labels(rank=0, num_ranks=1)
+    expected = [(), (0, 1, 3), (1, 2), (0,)] * 2
+    assert [(s.sample_id, s.labels) for s in found.worst] == list(zip(range(7, -1, -1), expected, strict=True))
+
+
 def told(found: Any) -> list[Any]:
     return [
         [(s.sample_id, s.labels, s.answer, s.confidence, s.loss, shown_id(s)) for s in samples]
@@ -149,7 +170,12 @@ def on_rank(rank: int, num_ranks: int) -> dict[str, Any]:
         batch = batch_of(ids, ids, np.array([weight]))
         few.add(values, batch, answers_B=values.long(), confidences_B=values, losses_B=values)
     pairs = [(pair.label, pair.answer, pair.samples) for pair in found.pairs]
-    return {"told": told(found), "pairs": pairs, "few": [(s.sample_id, shown_id(s)) for s in few.read()]}
+    return {
+        "told": told(found),
+        "pairs": pairs,
+        "few": [(s.sample_id, shown_id(s)) for s in few.read()],
+        "wide": told(watched_of_wide_labels(rank=rank, num_ranks=num_ranks)),
+    }
 
 
 @pytest.mark.slow
@@ -159,4 +185,6 @@ def test_three_ranks_find_what_one_finds(tmp_path: Path) -> None:
     for found in ranks:
         assert found["told"] == told(alone)
         assert found["few"] == [(2, 2), (1, 1)]
+        # Rank 1 has no sample of three labels.
+        assert found["wide"] == told(watched_of_wide_labels(rank=0, num_ranks=1))
     assert ranks[0]["pairs"] == [(pair.label, pair.answer, pair.samples) for pair in alone.pairs]
