@@ -133,8 +133,8 @@ def best_images(facts: BatchFacts, noise: NoiseScale | None) -> tuple[float | No
     if noise.images is None:
         if facts.images * NEAR >= noise.low:
             return None, "whether another would be better cannot be told yet"
-        return noise.low, "the least that the noise scale can be"
-    return noise.images, "the noise scale"
+        return _target(noise), "the least that the noise scale can be"
+    return _target(noise), "the noise scale"
 
 
 def batch_advice(facts: BatchFacts, noise: NoiseScale) -> str:
@@ -166,9 +166,9 @@ def _stand_text(facts: BatchFacts, noise: NoiseScale) -> str:
     if _is_near(facts.images, noise):
         is_wide = noise.high > NEAR**2 * noise.low
         return f"{yours} is near it, {'as far as can be told yet' if is_wide else 'a good trade of steps and images'}"
-    target = noise.low if noise.images is None else noise.images
     if noise.images is None and facts.images * NEAR >= noise.low:
         return "Whether another batch would be better cannot be told either"
+    target = _target(noise)
     if facts.images < target:
         fewer = steps_ratio(facts.images, target, noise_images=target)
         more = images_ratio(target, facts.images, noise_images=target)
@@ -200,6 +200,11 @@ def _bound_texts(facts: BatchFacts, noise: NoiseScale) -> list[str]:
             " fewer ranks would be nearly as fast."
         )
     return texts
+
+
+def _target(noise: NoiseScale) -> float:
+    """Return the batch to compare with: at least one image, also where all have one gradient and the scale is 0."""
+    return max(1.0, noise.low if noise.images is None else noise.images)
 
 
 def _is_near(images: float, noise: NoiseScale) -> bool:

@@ -105,6 +105,13 @@ def test_a_wide_band_is_called_one() -> None:
     assert batch_advice(facts(400), wide).endswith("Your batch of 400 is near it, as far as can be told yet.")
 
 
+def test_of_images_that_are_all_alike_a_batch_of_one_is_best() -> None:
+    """Their gradients have no spread, and rounding may put it on either side of 0."""
+    alike = replace(KNOWN, images=0.0, low=0.0, high=0.0)
+    assert best_images(facts(12), alike)[0] == 1
+    assert "well above it: a batch of about 1 would take" in batch_advice(facts(12), alike)
+
+
 def test_memory_and_network_speak_only_where_they_stand_in_the_way() -> None:
     inside = batch_advice(facts(128, memory=9000, network=64, num_ranks=8), KNOWN)
     assert "emory" not in inside

@@ -92,6 +92,12 @@ def test_a_signal_below_zero_by_chance_still_has_a_band() -> None:
     assert high == math.inf
 
 
+def test_a_spread_below_zero_by_rounding_is_none() -> None:
+    scale = noise_scale([at(step, trace=-1e-9, signal_sq=0.3 + 1e-9 * step) for step in range(20)])
+    assert scale is not None
+    assert (scale.images, scale.low, scale.high) == (0, 0, 0)
+
+
 @pytest.mark.parametrize(("num", "signal", "held_frac"), [(6, 3.0, 0.95), (20, 1.0, 0.95), (200, 0.1, 0.975)])
 def test_the_band_holds_the_true_ratio_as_often_as_it_says(num: int, signal: float, held_frac: float) -> None:
     """With terms that depend on each other; of a signal within its spread of 0, the band misses on one side alone."""
