@@ -19,7 +19,7 @@ from pipeline.data.concat import ConcatReader
 from pipeline.data.crop import CentreCrop, Crop, RandomCrop
 from pipeline.data.decode import num_processors
 from pipeline.data.encoded import EncodedReader
-from pipeline.data.loader import BatchLoader
+from pipeline.data.loader import BatchLoader, worth_together
 from pipeline.data.memory_room import available_bytes, paging_budget
 from pipeline.data.mixture import MixtureOrder, member_seed, size_weights
 from pipeline.data.order import FullOrder, Order, SequentialOrder
@@ -55,8 +55,6 @@ log = logging.getLogger(__name__)
 AUTO_CHECK_BYTES = 4 << 30
 # The side that encoded images are brought to where none is asked for: that of the bottleneck MLP's presets.
 ENCODED_RESOLUTION = 64
-# So many small batches, or so many bytes of them, a thread of the loader fills at a time.
-MAX_TOGETHER, TOGETHER_BYTES = 16, 2 << 20
 
 TrainingOrder = FullOrder | WindowOrder | MixtureOrder | StreamOrder
 
@@ -341,7 +339,7 @@ def batches_together(reader: Reader, *, slots: int) -> int:
     """Return how many batches of `slots` samples a thread of the loader should fill at a time."""
     if not (isinstance(reader, PackedReader) and reader.is_at_hand):
         return 1  # to decode or to wait for one batch is work enough for a thread
-    return max(1, min(MAX_TOGETHER, TOGETHER_BYTES // (slots * math.prod(reader.image_shape))))
+    return worth_together(slots * math.prod(reader.image_shape))
 
 
 def build_eval_loader(

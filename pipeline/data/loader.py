@@ -34,6 +34,8 @@ from pipeline.shards.errors import UserError
 
 # Batches the consumer may still be using: the one it works on and the one before.
 HELD_BATCHES = 2
+# So many small batches, or so many bytes of them, a thread fills at a time.
+MAX_TOGETHER, TOGETHER_BYTES = 16, 2 << 20
 
 
 @dataclass(slots=True, kw_only=True)
@@ -233,13 +235,23 @@ class BatchLoader:
         )
 
     def _free_buffer(self) -> int:
-        """Return a buffer to fill; `prefetch` and `together` bound how many there ever are."""
+        """Return a buffer to fill; there are never more than `num_buffers`."""
         if not self._free:
             shape = (self.slots, *self.reader.image_shape)
             with torch.inference_mode(False):  # the threads that fill it are in no inference mode
                 self._buffers.append(torch.empty(shape, dtype=torch.uint8, pin_memory=self.pin))
             return len(self._buffers) - 1
         return self._free.pop()
+
+
+def worth_together(batch_bytes: int) -> int:
+    """Return how many batches of so many bytes, that need but copying, a thread should fill at a time."""
+    return max(1, min(MAX_TOGETHER, TOGETHER_BYTES // batch_bytes))
+
+
+def num_buffers(*, prefetch: int, together: int = 1) -> int:
+    """Return how many batches a loader holds memory for, once it is under way: ready, being used, and taken over."""
+    return (prefetch + 1) * together - 1 + HELD_BATCHES
 
 
 def start_threads(num_threads: int, *, name: str) -> ThreadPoolExecutor:

@@ -18,7 +18,7 @@ from pipeline.build_model import build_model
 from pipeline.build_objective import build_objectives
 from pipeline.build_optimizer import build_optimizer
 from pipeline.data.host_load import HostLoad
-from pipeline.data.loader import HELD_BATCHES
+from pipeline.data.loader import num_buffers, worth_together
 from pipeline.model.blocks import shardable_units, wrappable_blocks
 from pipeline.optimizer_config import AdamWConfig, SgdConfig
 from pipeline.plan_config import PlanConfig
@@ -112,9 +112,11 @@ class RankStudy:
         )
 
     def images_bytes(self, slots: int) -> int:
-        """Return what the loaders of training and of evaluation hold in a host's memory, for one rank."""
-        buffers = self.config.data.prefetch + HELD_BATCHES
-        return buffers * self.image_bytes * (slots + self.config.evaluation.slots_per_rank)
+        """Return what the loaders of training, from local shards, and of evaluation hold on a host, for one rank."""
+        prefetch = self.config.data.prefetch
+        training = num_buffers(prefetch=prefetch, together=worth_together(slots * self.image_bytes)) * slots
+        evaluation = num_buffers(prefetch=prefetch) * self.config.evaluation.slots_per_rank
+        return self.image_bytes * (training + evaluation)
 
     @property
     def copy_bytes(self) -> int:

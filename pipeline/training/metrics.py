@@ -19,8 +19,6 @@ from torch import distributed
 
 # What each sum is of; the first is the weight itself.
 NAMES = ("loss", "top1_frac", "top5_frac", "mse")
-
-
 # Small batches are put aside until they have so many logits together: to count each by itself takes some thirty small
 # operations, 0.3 ms on a CPU, and as many kernels on a GPU.
 KEPT_LOGITS = 1 << 18
@@ -59,18 +57,21 @@ class MetricSums:
             labels: class numbers (B,), or (B, L) padded with -1.
             errors_B: mean squared error of each sample, with `with_mse`.
         """
-        # A copy: a CUDA graph writes the next logits into the same memory.
-        kept = (logits_BK.detach().clone(), labels, losses_B.detach(), weights_B)
-        if self._kept and self._kept[0][1].shape[1:] != labels.shape[1:]:
-            self._count()
-        self._kept.append(kept if errors_B is None else (*kept, errors_B))
+        errors = () if errors_B is None else (errors_B,)
+        if logits_BK.numel() >= KEPT_LOGITS:
+            self._count(logits_BK, labels, losses_B, weights_B, *errors)
+            return
+        if self._kept and self._kept[0][1].shape[1:] != labels.shape[1:]:  # padded to the most labels of a batch
+            self._count_kept()
+        # Copies: a CUDA graph writes the next logits into the same memory.
+        self._kept.append((logits_BK.detach().clone(), labels, losses_B.detach(), weights_B, *errors))
         self._kept_logits += logits_BK.numel()
         if self._kept_logits >= KEPT_LOGITS:
-            self._count()
+            self._count_kept()
 
     def read(self, *, extra: tuple[float, ...] = ()) -> tuple[dict[str, float], list[float]]:
         """Return the metrics over all ranks and the sums of each rank's `extra`; then start again from zero."""
-        self._count()
+        self._count_kept()
         if extra:
             self._sums[1 + len(self._names) :] = torch.tensor(extra, dtype=torch.float64)
         weight, *sums = sum_over_ranks(self._sums).tolist()  # the host waits for the device here
@@ -80,14 +81,22 @@ class MetricSums:
         return {**metrics, "samples": weight}, sums[len(self._names) :]
 
     @torch.no_grad()
-    def _count(self) -> None:
+    def _count_kept(self) -> None:
         """Add what was put aside to the sums."""
-        if not self._kept:
-            return
-        logits_BK, labels, losses_B, weights_B, *errors = (torch.cat(parts) for parts in zip(*self._kept, strict=True))
-        self._kept, self._kept_logits = [], 0
+        if self._kept:
+            kept, self._kept, self._kept_logits = self._kept, [], 0
+            self._count(*(torch.cat(parts) for parts in zip(*kept, strict=True)))
+
+    def _count(
+        self,
+        logits_BK: torch.Tensor,
+        labels: torch.Tensor,
+        losses_B: torch.Tensor,
+        weights_B: torch.Tensor,
+        *errors_B: torch.Tensor,
+    ) -> None:
         ahead_B = num_ahead(logits_BK, labels)
-        columns = [torch.ones_like(losses_B), losses_B, ahead_B < 1, ahead_B < 5, *errors]
+        columns = [torch.ones_like(losses_B), losses_B, ahead_B < 1, ahead_B < 5, *errors_B]
         # where, not a product: the loss of a padded slot may be anything.
         weighted = torch.where(weights_B > 0, torch.stack([column.double() for column in columns]) * weights_B, 0.0)
         self._sums[: len(columns)] += weighted.sum(dim=1)

@@ -14,8 +14,8 @@ import torch
 from PIL import Image
 
 from pipeline.data.augment import augmentation_bits, normalise, random_flip_crop
-from pipeline.data.loader import BatchLoader
-from pipeline.data.order import FullOrder, SequentialOrder, slots_of
+from pipeline.data.loader import BatchLoader, num_buffers
+from pipeline.data.order import FullOrder, SequentialOrder, Slots, slots_of
 from pipeline.data.packed import PackedReader
 from pipeline.shards.errors import DamageError
 from pipeline.shards.keyed import make_key, random_bits
@@ -53,13 +53,16 @@ def test_the_gather_reads_what_tarfile_and_pillow_read(synthetic: DataSet, reade
 
 @pytest.mark.parametrize("world_size", [1, 2, 4])
 @pytest.mark.parametrize("micro_slots", [None, 3])
+@pytest.mark.parametrize("together", [1, 3])
 def test_batches_come_in_order_whole_and_for_the_right_rank(
-    reader: PackedReader, world_size: int, micro_slots: int | None
+    reader: PackedReader, world_size: int, micro_slots: int | None, together: int
 ) -> None:
     order = FullOrder(num_samples=100, batch_size=24, seed=5)
     seen: dict[int, list[int]] = {step: [] for step in range(4)}
     for rank in range(world_size):
-        loader = BatchLoader(reader, order, rank=rank, world_size=world_size, micro_slots=micro_slots)
+        loader = BatchLoader(
+            reader, order, rank=rank, world_size=world_size, micro_slots=micro_slots, together=together
+        )
         batches = [(batch, batch.images_BHWC.clone()) for batch in loader]
         assert len(batches) == len(loader)
         for batch, images in batches:
@@ -73,11 +76,14 @@ def test_batches_come_in_order_whole_and_for_the_right_rank(
         assert ids == order.global_batch(epoch=0, step=step).sample_ids.tolist()
 
 
-def test_started_at_every_step_the_whole_tail_is_equal_and_the_length_stays(reader: PackedReader) -> None:
+@pytest.mark.parametrize("together", [1, 4])
+def test_started_at_every_step_the_whole_tail_is_equal_and_the_length_stays(
+    reader: PackedReader, together: int
+) -> None:
     order = FullOrder(num_samples=100, batch_size=10, seed=5)
 
     def ids_from(first_step: int) -> list[list[int]]:
-        loader = BatchLoader(reader, order, rank=0, world_size=1, first_step=lambda: first_step)
+        loader = BatchLoader(reader, order, rank=0, world_size=1, first_step=lambda: first_step, together=together)
         assert len(loader) == 10
         return [batch.sample_ids.tolist() for batch in loader]
 
@@ -86,13 +92,39 @@ def test_started_at_every_step_the_whole_tail_is_equal_and_the_length_stays(read
         assert ids_from(first_step) == epochs[first_step // 10][first_step % 10 :]
 
 
-def test_a_batch_stays_valid_until_two_more_were_asked_for(reader: PackedReader) -> None:
-    loader = BatchLoader(reader, FullOrder(num_samples=100, batch_size=5, seed=5), rank=0, world_size=1, prefetch=1)
+@pytest.mark.parametrize(("prefetch", "together"), [(1, 1), (3, 1), (1, 4), (2, 3)])
+def test_a_batch_stays_valid_until_two_more_were_asked_for_in_so_many_buffers(
+    reader: PackedReader, prefetch: int, together: int
+) -> None:
+    order = FullOrder(num_samples=100, batch_size=5, seed=5)
+    loader = BatchLoader(reader, order, rank=0, world_size=1, prefetch=prefetch, together=together)
     previous: list[tuple[torch.Tensor, torch.Tensor]] = []
+    buffers = set()
     for batch in loader:
         previous.append((batch.images_BHWC, batch.images_BHWC.clone()))
+        buffers.add(batch.images_BHWC.data_ptr())
         for view, copy in previous[-2:]:
             assert torch.equal(view, copy)
+    assert len(previous) == 20
+    assert len(buffers) == num_buffers(prefetch=prefetch, together=together)
+
+
+def test_a_batch_that_fails_is_told_after_those_before_it(
+    reader: PackedReader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order = SequentialOrder(num_samples=100, batch_size=5)
+    fill = reader.fill
+
+    def broken(slots: Slots, *, epoch: int, out: torch.Tensor) -> np.ndarray:
+        if 37 in slots.sample_ids:
+            raise OSError("bad sector")
+        return fill(slots, epoch=epoch, out=out)
+
+    monkeypatch.setattr(reader, "fill", broken)
+    batches = iter(BatchLoader(reader, order, rank=0, world_size=1, prefetch=2, together=4))
+    assert [next(batches).step for _ in range(7)] == list(range(7))
+    with pytest.raises(OSError, match="bad sector"):
+        next(batches)
 
 
 def test_leaving_an_epoch_early_ends_the_thread(reader: PackedReader) -> None:

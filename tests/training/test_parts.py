@@ -26,7 +26,9 @@ def test_mean_squared_error_is_the_mean_over_classes_against_one_hot() -> None:
     assert losses.tolist() == pytest.approx([0.0, 0.25])
 
 
-def test_metrics_are_exact_and_padding_weighs_nothing() -> None:
+@pytest.mark.parametrize("kept_logits", [1, 300, 1 << 18], ids=["each batch by itself", "some", "all together"])
+def test_metrics_are_exact_and_padding_weighs_nothing(monkeypatch: pytest.MonkeyPatch, kept_logits: int) -> None:
+    monkeypatch.setattr("pipeline.training.metrics.KEPT_LOGITS", kept_logits)
     generator = np.random.default_rng(0)
     logits, labels = generator.normal(size=(200, 9)).astype(np.float32), generator.integers(0, 9, 200)
     weights = (generator.random(200) < 0.7).astype(np.float32)
@@ -46,6 +48,18 @@ def test_metrics_are_exact_and_padding_weighs_nothing() -> None:
     assert metrics["top5_frac"] == top5
     assert metrics["loss"] == pytest.approx(torch.from_numpy(logits).logsumexp(1)[kept].double().mean().item())
     assert sums.read()[0]["samples"] == 0
+
+
+def test_batches_are_counted_as_they_were_however_wide_their_labels_and_whatever_becomes_of_their_logits() -> None:
+    """A CUDA graph writes the next logits over the last ones; labels are padded to the most that a batch has."""
+    logits = torch.tensor([[3.0, 1.0, 2.0], [0.0, 5.0, 1.0]])
+    sums = MetricSums("cpu")
+    for labels in (torch.tensor([[0], [1]]), torch.tensor([[1, 2], [0, -1]])):  # both right, both wrong
+        static = logits.clone()
+        sums.add(static, labels, torch.zeros(2), torch.ones(2))
+        static.fill_(float("nan"))
+    metrics, _ = sums.read()
+    assert (metrics["samples"], metrics["top1_frac"]) == (4, 0.5)
 
 
 def test_a_model_of_equal_logits_or_nan_is_not_called_right() -> None:
