@@ -71,7 +71,3 @@ class LayerWatch(pl.Callback):
         self._sums = None
         if self._metric_log is not None:
             self._metric_log.write(step=batch.step + 1, row=row)
-
-    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        if self._sums is not None:  # ended in the middle of a step
-            self._sums.detach()

@@ -111,7 +111,7 @@ class NoiseScaleWatch(pl.Callback):
     ) -> None:
         self._read(trainer.world_size)
         checkpoint[CHECKPOINT_KEY] = {
-            "measurements": [dataclasses.asdict(measurement) for measurement in in_window(self._measurements)],
+            "measurements": [dataclasses.asdict(measurement) for measurement in self._measurements],
             "unlogged": self._unlogged,
         }
 
@@ -141,9 +141,9 @@ class NoiseScaleWatch(pl.Callback):
                 big_images=samples,
                 big_sq=batch_sq,
             )
-            self._measurements = in_window([*self._measurements, measurement])
+            self._measurements.append(measurement)
             self._unlogged += 1
-        self._unread = []
+        self._unread, self._measurements = [], in_window(self._measurements)
         self._note()
 
     def _note(self) -> None:
