@@ -26,6 +26,8 @@ log = logging.getLogger(__name__)
 MEDIA_FILE = "media.jsonl"
 MEDIA_FOLDER = "media"
 NAME = re.compile(r"[a-z0-9_]+(/[A-Za-z0-9_.-]+)+")
+# What MediaLog calls its files.
+FILE_NAME = re.compile(r"[A-Za-z0-9_.-]+-\d{8,}\.(png|json)")
 # What one file may have; a larger one is not read.
 MAX_FILE_BYTES = 16 * 2**20
 
@@ -46,9 +48,17 @@ class Medium:
     caption: str
 
     def table(self) -> tuple[list[str], list[list[Any]]]:
-        """Return a table's columns and rows."""
-        content = json.loads(self.path.read_bytes())
-        return list(content["columns"]), [list(row) for row in content["rows"]]
+        """Return a table's columns and rows.
+
+        Raises:
+            OSError: the file cannot be read.
+            ValueError: it holds no table.
+        """
+        try:
+            content = json.loads(self.path.read_bytes())
+            return list(content["columns"]), [list(row) for row in content["rows"]]
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            raise ValueError(f"{self.path}: no table ({error!r})") from None
 
 
 class MediaLog:
@@ -59,7 +69,8 @@ class MediaLog:
         self._rows = StepRows(folder / MEDIA_FILE, resume_step=resume_step)
         listed = {medium.path.name for medium in read_media(folder)}
         for path in (folder / MEDIA_FOLDER).glob("*"):
-            if path.name not in listed:
+            # Nothing but what an earlier attempt made: the folder may be a link to one that holds more.
+            if FILE_NAME.fullmatch(path.name) and path.name not in listed and not path.is_dir():
                 path.unlink(missing_ok=True)
 
     def picture(self, *, step: int, name: str, png: bytes, caption: str) -> Medium | None:

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Iterator
+import sys
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -89,12 +90,28 @@ def series_of(rows: Iterable[dict[str, Any]]) -> dict[str, Series]:
     for row in rows:
         for key, value in row.items():
             if key != "step" and (value is None or (isinstance(value, int | float) and not isinstance(value, bool))):
-                is_finite = value is not None and abs(value) < float("inf")
-                series.setdefault(key, {})[row["step"]] = value if is_finite else None
+                series.setdefault(key, {})[row["step"]] = finite(value)
     return {
         key: Series(steps=sorted(values), values=[values[step] for step in sorted(values)])
         for key, values in series.items()
     }
+
+
+def finite(value: object) -> float | None:
+    """Return a number as it is, None for anything else: no bool, nan or infinity, no integer beyond a float's range."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return value if abs(value) <= sys.float_info.max else None
+
+
+def flat(tree: Mapping[str, Any], *, path: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the leaves of a tree of mappings by their dotted names; lists are leaves, and so are empty mappings."""
+    for key, value in tree.items():
+        name = f"{path}.{key}" if path else str(key)
+        if isinstance(value, Mapping) and value:
+            yield from flat(value, path=name)
+        else:
+            yield name, value
 
 
 def find_runs(root: Path) -> Iterator[Path]:
@@ -140,6 +157,6 @@ def read_config(folder: Path) -> dict[str, Any]:
 def _json_of(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_bytes())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return content if isinstance(content, dict) else {}

@@ -20,6 +20,9 @@ from pipeline.shards.publish import publish_bytes
 
 log = logging.getLogger(__name__)
 
+# Beyond these neither a float nor a browser counts one by one.
+MAX_STEP = 2**53
+
 
 class StepRows:
     """Appends rows; opening it for a resumed run cuts the rows after the checkpoint's step."""
@@ -82,7 +85,8 @@ def parse(line: str) -> dict[str, Any] | None:
     """Return a line's row, or None for what is not an object with a whole number as `step`."""
     try:
         row = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
-    is_row = isinstance(row, dict) and isinstance(row.get("step"), int) and not isinstance(row["step"], bool)
+    step = row.get("step") if isinstance(row, dict) else None
+    is_row = isinstance(step, int) and not isinstance(step, bool) and abs(step) <= MAX_STEP
     return row if is_row else None

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.track.report.comparison import differences, groups_of, mean_series, names_of, spread_text
+from pipeline.track.report.comparison_page import comparison_of
 from pipeline.track.run_reading import RunRecord, read_run
 from report_runs import series, write_run
 
@@ -74,6 +75,17 @@ def test_mean_and_spread_of_curves_are_taken_at_the_steps_that_all_have() -> Non
     mean, low, high = mean_series(several)
     assert (mean.values[0], low[0], high[0]) == (None, None, None)
     assert None not in mean.values[1:]
+
+
+def test_seeds_without_a_step_in_common_have_no_mean(tmp_path: Path) -> None:
+    runs = [
+        write_run(tmp_path / name, rows={step: {"val/loss": 1.0} for step in steps}, seed=seed)
+        for seed, (name, steps) in enumerate({"a": (10, 20), "b": (15, 25)}.items())
+    ]
+    page = comparison_of(runs, groups_of(runs))
+    content = page.partition('id="curves">')[2].partition("</script>")[0]
+    (chart,) = json.loads(content)["charts"]
+    assert [(curve["name"], curve["view"]) for curve in chart["curves"]] == [("a, val", "each"), ("b, val", "each")]
 
 
 @pytest.mark.parametrize(

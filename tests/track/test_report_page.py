@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import shlex
 from html.parser import HTMLParser
 from pathlib import Path
@@ -18,6 +19,10 @@ from pipeline.track.report.run_page import report_of, write_report, write_report
 from pipeline.track.report.text import bytes_text, duration_text, escaped, number_text, title_of, value_text
 from pipeline.track.run_reading import RunRecord, read_run
 from report_runs import EVIL, add_media, png, write_run
+
+# Beyond a float's range, and deeper than Python reads.
+HUGE = b'{"step": 1, "a/b": N, "wall_s": N}\n{"step": N, "a/b": 1}\n'.replace(b"N", b"1" + b"0" * 400)
+DEEP = b"[" * 100_000
 
 
 class Elements(HTMLParser):
@@ -108,18 +113,32 @@ def test_a_long_run_with_many_pictures_stays_below_the_limit_and_shows_the_newes
 
 def test_what_is_not_what_it_says_it_is_is_left_out_by_name(tmp_path: Path) -> None:
     run = add_media(write_run(tmp_path / "run"))
+    for content in (b"neither", DEEP, b'{"columns": 1, "rows": 2}'):
+        for medium in run.media:
+            medium.path.write_bytes(content)
+        page = report_of(run)
+        assert "val/worst of step 400 is no picture" in page
+        assert "val/per_class of step 400 is no table" in page
+
+
+def test_a_table_shows_a_dash_for_what_is_no_finite_number(tmp_path: Path) -> None:
+    run = add_media(write_run(tmp_path / "run"))
+    rows = [["a", math.nan, 10**400], ["b", math.inf, 3]]
     for medium in run.media:
-        medium.path.write_bytes(b"neither")
+        if medium.name == "val/per_class":
+            medium.path.write_text(json.dumps({"columns": ["class", "top1_frac", "images"], "rows": rows}))
     page = report_of(run)
-    assert "val/worst of step 400 is no picture" in page
-    assert "val/per_class of step 400 is no table" in page
+    dash = '<td class="n" data-value="">–</td>'
+    assert f"<tr><td>a</td>{dash}{dash}</tr>" in page
+    assert f'<tr><td>b</td>{dash}<td class="n" data-value="3">3 images</td></tr>' in page
 
 
 @pytest.mark.parametrize("name", ["run.json", "summary.json", "metrics.jsonl", "media.jsonl"])
 def test_a_run_with_a_file_torn_or_missing_has_a_page(name: str, tmp_path: Path) -> None:
     whole = add_media(write_run(tmp_path / "run"))
     path = whole.folder / name
-    for content in (path.read_bytes()[:40], b"[1, 2]\n", b'{"step": 1, "versions": 3, "data": 4, "command": "x"}\n'):
+    foreign = b'{"step": 1, "versions": 3, "data": 4, "command": "x"}\n'
+    for content in (path.read_bytes()[:40], b"[1, 2]\n", foreign, HUGE, DEEP):
         path.write_bytes(content)
         for page in pages_of(read_run(whole.folder)):
             assert "How to repeat it" in page or "Differences" in page
@@ -137,7 +156,7 @@ def test_a_run_at_work_has_a_page_that_says_so(tmp_path: Path) -> None:
 
 
 def test_what_is_told_of_repeating_is_the_command_that_was_typed_but_for_its_folder(tmp_path: Path) -> None:
-    run = write_run(tmp_path / "0001", summary={"world_size": 2})
+    run = write_run(tmp_path / "0001; b", summary={"world_size": 2})
     hard = "data.path='/a b/c'"
     facts = {**run.facts, "command": ["/x/pipeline/train.py", "seed=7", hard, "run_dir=there", "resume=true"]}
     (run.folder / "run.json").write_text(json.dumps(facts))
@@ -147,7 +166,7 @@ def test_what_is_told_of_repeating_is_the_command_that_was_typed_but_for_its_fol
     assert checkout == f"git checkout {facts['git_commit']}"
     assert shlex.split(command) == [
         *("torchrun", "--standalone", "--nproc-per-node", "2", "-m", "pipeline.train"),
-        *("seed=7", hard, "run_dir=runs/0001-again"),
+        *("seed=7", hard, "run_dir=runs/0001; b-again"),
     ]
 
 

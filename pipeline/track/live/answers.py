@@ -122,9 +122,9 @@ def _medium(runs: RunIndex, query: dict[str, str]) -> Answer:
             return NOT_FOUND
         if medium.kind is Kind.table:
             columns, rows = medium.table()
-            return dataclasses.replace(_json({"columns": columns, "rows": _finite(rows)}), keep=FOREVER)
+            return dataclasses.replace(_json({"columns": _finite(columns), "rows": _finite(rows)}), keep=FOREVER)
         return Answer(content=medium.path.read_bytes(), content_type="image/png", keep=FOREVER)
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError):
         return NOT_FOUND
 
 

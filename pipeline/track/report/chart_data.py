@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pipeline.track.report.curves import Chart, Curve
-from pipeline.track.report.thinning import bucket_means, picked
+from pipeline.track.report.thinning import bucket_means, evenly, picked
 
-# A page of so many numbers is below 3 MB.
+# Of steps and values; the means of thinned curves are half as many again. Such a page is below 3 MB.
 MAX_NUMBERS = 160_000
 LEAST_POINTS, MOST_POINTS = 40, 1_200
 MOST_CURVES_A_CHART = 48
@@ -81,10 +81,9 @@ def _fitting(charts: Sequence[Chart]) -> tuple[list[Chart], list[str]]:
     for chart in charts:
         fitting = chart
         if chart.curves[0].ramp is not None and len(chart.curves) > most:
-            last = len(chart.curves) - 1
-            chosen = tuple(chart.curves[round(place * last / (most - 1))] for place in range(most))
+            chosen = tuple(chart.curves[place] for place in evenly(len(chart.curves), most=most))
             fitting = dataclasses.replace(chart, curves=chosen)
-            notes.append(f"{chart.title}: {most} of {last + 1:,} curves are drawn, evenly chosen.")
+            notes.append(f"{chart.title}: {most} of {len(chart.curves):,} curves are drawn, evenly chosen.")
         if (num_lines + _num_lines(fitting)) * LEAST_POINTS <= MAX_NUMBERS:
             kept.append(fitting)
             num_lines += _num_lines(fitting)

@@ -20,9 +20,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.track.report.run_facts import final, flat, group, number
+from pipeline.track.report.run_facts import final, group, number
 from pipeline.track.report.text import NONE, unit_of, value_text
-from pipeline.track.run_reading import RunRecord, Series
+from pipeline.track.run_reading import RunRecord, Series, flat
 
 SEED = "seed"
 # What has no part in a run's result: with other values of these a run is the same one.

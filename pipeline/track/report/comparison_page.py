@@ -113,7 +113,7 @@ def _charts(runs: Sequence[RunRecord], groups: Sequence[Group], names: dict[Path
 
 
 def _curves(members: Group, entry: int, key: str, parts: Sequence[str], names: dict[Path, str]) -> Iterator[Curve]:
-    """Yield a group's curves of a chart: of each run, and of several the mean."""
+    """Yield a group's curves of a chart: of each run, and of several the mean where they have steps in common."""
     several = len(members.runs) > 1
     each = [curves_of(run.series, key, parts) for run in members.runs]
     for run, curves in zip(members.runs, each, strict=True):
@@ -124,12 +124,13 @@ def _curves(members: Group, entry: int, key: str, parts: Sequence[str], names: d
     if several:
         for name in dict.fromkeys(curve.name for curves in each for curve in curves):
             alike = [curve for curves in each for curve in curves if curve.name == name]
-            if len(alike) > 1:
-                mean, low, high = mean_series([curve.series for curve in alike])
-                told = f"{members.label}, {name}" if is_split_chart(key) else members.label
+            told = f"{members.label}, {name}" if is_split_chart(key) else members.label
+            if len(alike) == 1:
+                yield dataclasses.replace(alike[0], name=told, entry=entry, view="mean")
+                continue
+            mean, low, high = mean_series([curve.series for curve in alike])
+            if mean.steps:
                 yield Curve(name=told, series=mean, low=low, high=high, entry=entry, split=alike[0].split, view="mean")
-            else:
-                yield dataclasses.replace(alike[0], name=f"{members.label}, {name}", entry=entry, view="mean")
 
 
 def _lead(runs: Sequence[RunRecord], groups: Sequence[Group]) -> str:

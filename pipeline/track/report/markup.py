@@ -10,7 +10,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.track.report.text import NONE, escaped, number_text, unit_of, value_text
+from pipeline.track.report.text import NONE, escaped, value_text
+from pipeline.track.run_reading import finite
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,8 +91,7 @@ def _cells(columns: Sequence[str], row: Sequence[Any], numeric: Sequence[bool]) 
         if isinstance(value, Cell):
             shown, sorted_by = value.text, value.value
         elif _is_number(value):
-            shown = value_text(name, value) if unit_of(name) else number_text(value)
-            sorted_by = value
+            shown, sorted_by = value_text(name, value), finite(value)
         else:
             shown, sorted_by = (NONE if value is None else str(value)), None
         by = f' data-value="{"" if sorted_by is None else f"{sorted_by:.9g}"}"' if is_number else ""

@@ -16,6 +16,7 @@ from typing import Any
 from pipeline.track.media import Kind, Medium
 from pipeline.track.report.markup import note, table
 from pipeline.track.report.text import escaped, title_of
+from pipeline.track.report.thinning import evenly
 
 PNG_START = b"\x89PNG\r\n\x1a\n"
 MAX_TABLE_ROWS = 1_000
@@ -34,7 +35,10 @@ def by_name(media: Sequence[Medium], kind: Kind) -> dict[str, list[Medium]]:
 
 def pictures_panel(media: Sequence[Medium], *, room_bytes: int) -> str:
     """Return the pictures' HTML, empty where there are none; it has at most about `room_bytes` bytes."""
-    named = {name: _spread(found) for name, found in by_name(media, Kind.picture).items()}
+    named = {
+        name: [found[place] for place in evenly(len(found), most=MOST_STEPS)]
+        for name, found in by_name(media, Kind.picture).items()
+    }
     ages = range(max(map(len, named.values()), default=0))
     newest_first = [found[-1 - age] for age in ages for found in named.values() if age < len(found)]
     shown: dict[str, list[tuple[Medium, str]]] = {}
@@ -42,8 +46,7 @@ def pictures_panel(media: Sequence[Medium], *, room_bytes: int) -> str:
     for medium in newest_first:
         image = _image(medium)
         if image is None or len(image) > room_bytes:
-            why = "is no picture" if image is None else "has no room here"
-            left_out.append(f"{medium.name} of step {medium.step:,} {why}: {medium.path}")
+            left_out.append(_why_left_out(medium, is_sound=image is not None))
             continue
         room_bytes -= len(image)
         shown.setdefault(medium.name, []).append((medium, image))
@@ -61,8 +64,7 @@ def tables_panel(media: Sequence[Medium], *, room_bytes: int, without: Sequence[
         newest = found[-1]
         body = table_body(newest)
         if body is None or len(body) > room_bytes:
-            why = "is no table" if body is None else "has no room here"
-            left_out.append(f"{name} of step {newest.step:,} {why}: {newest.path}")
+            left_out.append(_why_left_out(newest, is_sound=body is not None))
             continue
         room_bytes -= len(body)
         parts.append(
@@ -76,7 +78,7 @@ def table_body(medium: Medium) -> str | None:
     """Return a table's HTML, of a long one its first rows; None where the file is not what it should be."""
     try:
         columns, rows = medium.table()
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError):
         return None
     rows = [[_plain(value) for value in row] for row in rows]
     body = table([str(column) for column in columns], rows[:MAX_TABLE_ROWS])
@@ -87,14 +89,6 @@ def table_body(medium: Medium) -> str | None:
 
 def _plain(value: Any) -> Any:
     return value if value is None or isinstance(value, int | float | str) else str(value)
-
-
-def _spread(found: Sequence[Medium]) -> list[Medium]:
-    """Return the first, the last, and evenly chosen ones between."""
-    if len(found) <= MOST_STEPS:
-        return list(found)
-    last = len(found) - 1
-    return [found[round(place * last / (MOST_STEPS - 1))] for place in range(MOST_STEPS)]
 
 
 def _image(medium: Medium) -> str | None:
@@ -131,6 +125,11 @@ def _caption(medium: Medium) -> str:
     if medium.caption.lower().startswith(f"step {medium.step}"):
         return medium.caption
     return f"Step {medium.step:,}. {medium.caption}"
+
+
+def _why_left_out(medium: Medium, *, is_sound: bool) -> str:
+    why = "has no room here" if is_sound else f"is no {medium.kind.value}"
+    return f"{medium.name} of step {medium.step:,} {why}: {medium.path}"
 
 
 def _left_out(lines: Sequence[str]) -> str:

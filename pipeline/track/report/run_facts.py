@@ -5,14 +5,13 @@ facts_of(run).batch_size, facts_of(run).steps, how_to_repeat(run)
 
 from __future__ import annotations
 
-import math
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from pipeline.track.report.curves import EPOCH
-from pipeline.track.run_reading import RunRecord
+from pipeline.track.run_reading import RunRecord, finite
 
 # The first of these that a run has says how good it is.
 QUALITY_KEYS = ("val/map_frac", "val/top1_frac")
@@ -20,9 +19,7 @@ QUALITY_KEYS = ("val/map_frac", "val/top1_frac")
 
 def number(values: Mapping[str, Any], key: str) -> float | None:
     """Return a finite number, None for anything else."""
-    value = values.get(key)
-    is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    return value if is_number else None
+    return finite(values.get(key))
 
 
 def group(values: Mapping[str, Any], key: str) -> dict[str, Any]:
@@ -86,16 +83,6 @@ def axis_factors(run: RunRecord) -> dict[str, float]:
     return factors
 
 
-def flat(values: Mapping[str, Any], *, path: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield dotted names and values of nested options."""
-    for key, value in values.items():
-        name = f"{path}.{key}" if path else str(key)
-        if isinstance(value, dict):
-            yield from flat(value, path=name)
-        else:
-            yield name, value
-
-
 def how_to_repeat(run: RunRecord) -> str:
     """Return the commands that make the run again, in another folder; they need the same code and data."""
     command = run.facts.get("command")
@@ -111,5 +98,5 @@ def how_to_repeat(run: RunRecord) -> str:
     commit = run.facts.get("git_commit")
     checkout = f"git checkout {shlex.quote(str(commit))}\n" if commit else ""
     return checkout + " ".join(
-        [start, "-m pipeline.train", *map(shlex.quote, options), f"run_dir=runs/{run.name}-again"]
+        [start, "-m pipeline.train", *map(shlex.quote, options), shlex.quote(f"run_dir=runs/{run.name}-again")]
     )

@@ -14,6 +14,8 @@ import re
 import unicodedata
 from typing import Any
 
+from pipeline.track.run_reading import finite
+
 # Overrides of the writing direction could make the page read otherwise than it is.
 _DIRECTION_SIGNS = re.compile("[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
@@ -71,7 +73,7 @@ def title_of(key: str) -> str:
 
 def value_text(key: str, value: Any) -> str:
     """Return a metric's value with its unit; a dash for what is no finite number."""
-    if value is None or isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if finite(value) is None:
         return NONE
     unit = unit_of(key)
     if unit == "frac":

@@ -1,5 +1,6 @@
 """Long curves made short without hiding what happened: each stretch keeps its lowest and its highest value.
 
+evenly(9, most=3)                                   # [0, 4, 8]
 picked([0, 1, 9, 2, 3, 0, 1, 1], most=6)            # [0, 2, 4, 5, 7]: the spike of 9 stays
 bucket_means([1, 2, 3, 4], [0, 2, 4, 6], buckets=2)     # [2, 4], [1.0, 5.0]
 """
@@ -9,6 +10,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 Values = Sequence[float | None]
+
+
+def evenly(length: int, *, most: int) -> list[int]:
+    """Return the places of at most `most` (2 or more) of so many things: the first, the last, and evenly between."""
+    if length <= most:
+        return list(range(length))
+    return [round(place * (length - 1) / (most - 1)) for place in range(most)]
 
 
 def picked(values: Values, *, most: int) -> list[int]:
