@@ -27,7 +27,7 @@ class Drawing:
     def submit(self, draw: Callable[[], None]) -> None:
         """Have something drawn soon."""
         self._pending = [future for future in self._pending if not future.done()]
-        self._pending.append(self._pool.submit(_draw, draw))
+        self._pending.append(self._pool.submit(draw_if_possible, draw))
 
     def finish(self) -> None:
         """Return when everything that was asked for is drawn."""
@@ -40,7 +40,8 @@ class Drawing:
         self._pool.shutdown()
 
 
-def _draw(draw: Callable[[], None]) -> None:
+def draw_if_possible(draw: Callable[[], None]) -> None:
+    """Draw something; where that fails it is left out with a warning."""
     try:
         draw()
     except Exception as error:  # a picture must never end a run

@@ -24,6 +24,7 @@ from PIL import Image
 
 from pipeline.data.loader import Batch
 from pipeline.model.roles import linear_layers
+from pipeline.track.drawing import draw_if_possible
 from pipeline.track.metric_log import MetricLog
 from pipeline.training.sharding import whole
 
@@ -104,8 +105,10 @@ class FirstLayerPictures(pl.Callback):
     def _draw(self, module: Any, *, step: int) -> None:
         first = next(iter(linear_layers(module.model).values()))
         weights_UD = whole(first.weight.detach())  # of a sharded model all ranks must ask
-        if self._metric_log is None:
-            return
+        if (metric_log := self._metric_log) is not None:
+            draw_if_possible(lambda: self._log(metric_log, weights_UD, step=step))
+
+    def _log(self, metric_log: MetricLog, weights_UD: torch.Tensor, *, step: int) -> None:
         chosen = strongest_units(weights_UD, num_units=NUM_UNITS)
         png, scale = draw_units(weights_UD[chosen].float().cpu().numpy(), image_shape=self._image_shape)
         which = f"its {len(chosen)} units"
@@ -113,7 +116,7 @@ class FirstLayerPictures(pl.Callback):
             which = f"the {len(chosen)} of largest norm of its {len(weights_UD):,} units, largest first"
         zero = "grey is 0" if self._image_shape[2] == 3 else "white is 0, red above"
         caption = f"weights of the first layer after {step:,} steps: {which}; {zero}, full colour is ±{scale:.2g}"
-        self._metric_log.picture(step=step, name="model/first_layer", png=png, caption=caption)
+        metric_log.picture(step=step, name="model/first_layer", png=png, caption=caption)
 
 
 def is_drawn(step: int, *, total_steps: int) -> bool:

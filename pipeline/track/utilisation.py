@@ -107,6 +107,7 @@ class Utilisation:
         self._device = torch.device("cpu")
         self._flop_per_image = 0
         self._can_ask_gpu = False
+        self._can_measure = True
         self._peak: Peak | None = None
         self._peak_of_ranks = math.nan
 
@@ -138,8 +139,12 @@ class Utilisation:
 
     def measure_when_due(self, trained_s: float) -> None:
         """Measure an unknown peak when training has taken long enough; all ranks must be told the same seconds."""
-        if self._peak is None and trained_s >= MEASURE_AFTER_S:
-            self._peak = measured_peak(device=self._device, bf16=self._bf16)
+        if self._peak is None and self._can_measure and trained_s >= MEASURE_AFTER_S:
+            try:
+                self._peak = measured_peak(device=self._device, bf16=self._bf16)
+            except torch.OutOfMemoryError as error:  # the run needs all of it, on this rank at least
+                self._can_measure = False
+                log.info("rate/mfu_frac is left out: no room to measure the peak (%s)", error)
 
     def summary(self, *, images_per_s: float) -> dict[str, Any]:
         """Return what a run's summary says of its speed; `images_per_s` is of the whole run."""

@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 from pipeline.shards.manifest import DataSet
+from pipeline.track import first_layer
 from pipeline.track.first_layer import GAP, MAX_TILE_SIDE, TILE_SIDE, draw_units, is_drawn, strongest_units
 from pipeline.track.media import Medium, read_media
 from pipeline.training.checkpoint import checkpoint_name, load_checkpoint
@@ -99,6 +100,19 @@ def test_a_resumed_run_has_each_picture_once_and_equal(synthetic: DataSet, tmp_p
         (tmp_path / "run" / "checkpoints" / name).unlink(missing_ok=True)
     train_here(synthetic.root, tmp_path / "run", *options)
     assert [(medium.step, medium.path.read_bytes()) for medium in pictures_of(tmp_path / "run")] == expected
+
+
+def test_a_picture_that_cannot_be_drawn_ends_no_run(
+    synthetic: DataSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(*_: object, **__: object) -> tuple[bytes, float]:
+        raise MemoryError("no room for a sheet")
+
+    monkeypatch.setattr(first_layer, "draw_units", fail)
+    summary = train_here(synthetic.root, tmp_path / "run", *PICTURES)
+    assert summary["steps"] == 16
+    assert not pictures_of(tmp_path / "run")
+    assert caplog.text.count("no room for a sheet") == 3
 
 
 @pytest.mark.slow

@@ -70,6 +70,23 @@ def test_a_run_that_is_over_before_has_no_peak_and_says_none(
     assert all("rate/mfu_frac" not in row for row in metric_rows(tmp_path / "run"))
 
 
+def test_a_device_without_room_for_a_measurement_is_asked_once_and_has_no_peak(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def refuse(**_: object) -> utilisation.Peak:
+        asked.append(1)
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(utilisation, "measured_peak", refuse)
+    follower = Utilisation(count_flop=lambda: 1000, stated_flops_per_s=None, bf16=False)
+    follower.start(CPU)
+    for _ in range(2):
+        follower.measure_when_due(1e9)
+    peak, use = follower.of_this_rank()
+    row = follower.row(images_per_s=10.0, peak_flops_per_s=peak, gpu_use=use)
+    assert (len(asked), row) == (1, {"rate/flops_per_s": 10_000.0})
+
+
 @pytest.mark.parametrize(("bf16", "form"), [(False, "fp32"), (True, "bf16")])
 def test_a_measured_peak_says_what_it_was_measured_on(monkeypatch: pytest.MonkeyPatch, bf16: bool, form: str) -> None:
     monkeypatch.setattr(utilisation, "CPU_SIDE", 128)
