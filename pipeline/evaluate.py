@@ -32,7 +32,6 @@ from pipeline.build_data import Wanted, build_crop, build_eval_loader, open_spli
 from pipeline.build_optimizer import plan_steps
 from pipeline.compose import compose, help_text
 from pipeline.config import from_stored
-from pipeline.data.augment import augment_normalise
 from pipeline.data.loader import Batch, BatchLoader
 from pipeline.evaluate_config import EVALUATE_SCHEMAS, EvaluateConfig
 from pipeline.run_folder import CHECKPOINT_FOLDER, EVALUATION_FILE, TTA_FILE, read_stored_config
@@ -178,12 +177,7 @@ def plain(module: ClassifierModule, loader: BatchLoader, world: World) -> Iterat
     device = _device_of(world)
     for batch in loader:
         batch = loader.to_device(batch, device)
-        yield module.model(_pixels_of(module, batch)), batch
-
-
-def _pixels_of(module: ClassifierModule, batch: Batch) -> torch.Tensor:
-    """Return the batch's normalised pixels (B, D), by native code on a CPU."""
-    return augment_normalise(batch.images_BHWC, None, flip=False, crop_padding=0, mean_C=module.mean, std_C=module.std)
+        yield module.evaluation_logits(batch), batch
 
 
 def averaged(module: ClassifierModule, loader: BatchLoader, times: int, world: World) -> Iterator[Evaluated]:

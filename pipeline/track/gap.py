@@ -15,7 +15,7 @@ order, without augmentation. A positive gap means worse on new images:
 At each evaluation the sample is a tenth of the validation split, read once and kept in memory; after the last step it
 is as large as that split, since a tenth of a small one tells the accuracy to 1 or 2 % only.
 
-Axes: B batch, K classes, D pixels of an image.
+Axes: B batch, K classes.
 """
 
 from __future__ import annotations
@@ -29,7 +29,6 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 
-from pipeline.data.augment import augment_normalise
 from pipeline.data.first_places import FirstPlaces
 from pipeline.data.loader import Batch, BatchLoader
 from pipeline.data.uncropped import uncropped
@@ -140,10 +139,7 @@ def evaluate_plain(module: ClassifierModule, batches: list[Batch], *, autocast: 
     with torch.autocast(device.type, torch.bfloat16, enabled=autocast):
         for batch in batches:
             batch = batch.to(device)
-            pixels_BD = augment_normalise(
-                batch.images_BHWC, None, flip=False, crop_padding=0, mean_C=module.mean, std_C=module.std
-            )
-            logits_BK = module.model(pixels_BD)
+            logits_BK = module.evaluation_logits(batch)
             losses_B = module.objectives.evaluation(logits_BK, batch.labels_B)
             sums.add(logits_BK, batch.labels_B, losses_B, batch.weights_B)
     module.train(was_training)

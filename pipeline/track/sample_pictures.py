@@ -10,6 +10,7 @@ Axes: B the samples shown, H height, W width, C channels, D = H*W*C.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -77,8 +78,9 @@ def seen_inputs(module: ClassifierModule, batch: Batch, reader: Reader) -> tuple
     """Return the first inputs of a batch, and whether their `before_HWC` was cropped at random by the reader."""
     count = min(NUM_SHOWN, len(batch) - len(batch) % 2 if module.augmentation.mixup is not None else len(batch))
     shape = (count, *batch.images_BHWC.shape[1:])
-    keyed: dict[str, Any] = {"seed": module.seed, "epoch": batch.epoch, "mean_C": module.mean, "std_C": module.std}
-    pixels_BD, own_B = module.augmentation.inputs(batch.images_BHWC[:count], batch.positions_B[:count], **keyed)
+    pixels_BD, own_B = module.inputs_of(
+        dataclasses.replace(batch, images_BHWC=batch.images_BHWC[:count], positions_B=batch.positions_B[:count])
+    )
     seen_BHWC = (pixels_BD.view(shape) * module.std + module.mean).round().clamp(0, 255).byte().cpu().numpy()
     sample_ids = batch.sample_ids[:count]
     read_BHWC = batch.images_BHWC[:count].cpu()

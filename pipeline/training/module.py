@@ -140,12 +140,12 @@ class ClassifierModule(pl.LightningModule):
         self._class_sums: ClassSums | None = None
         self._by_class = by_class
 
-    def add_evaluation_batch(self, batch: Batch) -> None:
-        """Add a batch; the module must be in evaluation mode."""
-        pixels_BD = augment_normalise(
-            batch.images_BHWC, None, flip=False, crop_padding=0, mean_C=self.mean, std_C=self.std
+    def evaluation_logits(self, batch: Batch) -> torch.Tensor:
+        """Return what the model says of a batch's images as they are; the module must be in evaluation mode."""
+        logits_BK: torch.Tensor = self.model(
+            augment_normalise(batch.images_BHWC, None, flip=False, crop_padding=0, mean_C=self.mean, std_C=self.std)
         )
-        self.add_evaluation_outputs(self.model(pixels_BD), batch)
+        return logits_BK
 
     def add_evaluation_outputs(self, logits_BK: torch.Tensor, batch: Batch) -> None:
         """Add what a model, or several together, said of a batch."""
@@ -183,7 +183,7 @@ class ClassifierModule(pl.LightningModule):
         self.start_evaluation(by_class=self.evaluation_watch is not None)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        self.add_evaluation_batch(batch)
+        self.add_evaluation_outputs(self.evaluation_logits(batch), batch)
 
     def on_validation_epoch_end(self) -> None:
         self.eval_metrics = self.finish_evaluation()
