@@ -7,6 +7,7 @@ callbacks += build_sample_tracking(config, metric_log=metric_log, ...).callbacks
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from importlib.util import find_spec
 
@@ -56,26 +57,20 @@ def open_metric_log(config: TrainConfig, run: Run, *, world_size: int) -> Metric
 
 def follower_options(config: LoggerConfig, run: Run, *, world_size: int) -> FollowerOptions | None:
     """Return what the tracker's process is told; None: there is none."""
+    if not isinstance(config, WandbConfig | TensorBoardConfig):
+        return None
+    options = FollowerOptions(
+        folder=str(run.folder),
+        tracker="tensorboard",
+        finish_s=config.finish_s,
+        world_size=world_size,
+        parent=os.getpid(),
+    )
     if isinstance(config, WandbConfig):
-        return FollowerOptions(
-            folder=str(run.folder),
-            tracker="wandb",
-            finish_s=config.finish_s,
-            world_size=world_size,
-            parent=os.getpid(),
-            mode=config.mode.name,
-            project=config.project,
-            entity=config.entity,
+        return dataclasses.replace(
+            options, tracker="wandb", mode=config.mode.name, project=config.project, entity=config.entity
         )
-    if isinstance(config, TensorBoardConfig):
-        return FollowerOptions(
-            folder=str(run.folder),
-            tracker="tensorboard",
-            finish_s=config.finish_s,
-            world_size=world_size,
-            parent=os.getpid(),
-        )
-    return None
+    return options
 
 
 def build_tracking(config: TrackConfig, *, metric_log: MetricLog | None, loader: BatchLoader) -> list[pl.Callback]:

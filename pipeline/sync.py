@@ -38,7 +38,13 @@ def main(argv: list[str]) -> int:
     folders = folders_of(config.runs)
     # Sending is what was asked for, whatever mode is set for training.
     os.environ["WANDB_MODE"] = "online"
-    if not has_key():
+    try:
+        is_there = has_key()
+    except ValueError as error:
+        raise UserError(
+            f"{str(error).rstrip('.')}; type `.venv/bin/wandb login`, or set another WANDB_API_KEY"
+        ) from None
+    if not is_there:
         raise UserError("no key of Weights & Biases: type `.venv/bin/wandb login`, or set WANDB_API_KEY")
     for folder in folders:
         sys.stdout.write(f"{folder}: {sync(folder, config)}\n")

@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 
 from pipeline.track.follower import FollowerOptions
-from pipeline.track.following import Tracker, Unreachable, follow, hold_tracker
+from pipeline.track.following import Tracker, Unreachable, first_line, follow, hold_tracker
 from pipeline.track.run_reading import read_run
 
 log = logging.getLogger(__name__)
@@ -69,7 +69,8 @@ def main(argv: list[str]) -> int:
             if tracker is not None:
                 follow(folder, tracker, is_ended=lambda: ending.wait(POLL_S))
     except Exception as error:  # whatever a tracker raises is one line here, and nothing to training
-        log.warning("%s failed (%s: %s); the run folder has everything", options.tracker, type(error).__name__, error)
+        reason = f"{type(error).__name__}: {first_line(error)}"
+        log.warning("%s failed (%s); the run folder has everything", options.tracker, reason)
         return EXIT_FAILED
     return 0
 
@@ -99,11 +100,11 @@ def open_tracker(options: FollowerOptions) -> Tracker | None:
     Raises:
         Unreachable: its server does not answer.
     """
-    run = read_run(Path(options.folder))
+    folder = Path(options.folder)
     if options.tracker == "tensorboard":
         from pipeline.track.tensorboard_tracker import TensorBoardTracker
 
-        return TensorBoardTracker(run.folder)
+        return TensorBoardTracker(folder)
     from pipeline.track.wandb_tracker import WandbOptions, WandbTracker, resolve_mode
 
     mode = resolve_mode(options.mode)
@@ -117,7 +118,7 @@ def open_tracker(options: FollowerOptions) -> Tracker | None:
         world_size=options.world_size,
         trainer=options.parent,
     )
-    return WandbTracker(run, options=wanted)
+    return WandbTracker(read_run(folder), options=wanted)
 
 
 if __name__ == "__main__":

@@ -64,6 +64,11 @@ def follow(folder: Path, tracker: Tracker, *, is_ended: Callable[[], bool]) -> N
     tracker.close(read_run(folder))
 
 
+def first_line(error: Exception) -> str:
+    """Return the first line of what an error says, or its name where it says nothing."""
+    return next(iter(str(error).splitlines()), type(error).__name__)
+
+
 @contextmanager
 def hold_tracker(folder: Path, *, wait_s: float) -> Iterator[bool]:
     """Hold the run's lock of trackers; the value is False where another process holds it for all of `wait_s`."""

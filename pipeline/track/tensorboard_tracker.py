@@ -36,8 +36,9 @@ class TensorBoardTracker:
         logdir = folder / FOLDER
         logdir.mkdir(exist_ok=True)
         for path in logdir.glob("events.out.tfevents.*"):
-            # Emptied, not removed: a TensorBoard that reads it would wait for it for ever.
-            os.truncate(path, 0)
+            # Emptied, not removed: a TensorBoard that reads it would wait for it for ever. A link is none of ours.
+            if not path.is_symlink():
+                os.truncate(path, 0)
         self._events = EventFileWriter(str(logdir))
         # Tells a TensorBoard that is open to drop what it read from the files before.
         self._events.add_event(
@@ -54,7 +55,7 @@ class TensorBoardTracker:
             else:
                 columns, rows = medium.table()
                 value = _text(medium.name, f"{medium.caption}\n\n{markdown(columns, rows)}")
-        except OSError:  # cut meanwhile, by another attempt of this run
+        except (OSError, ValueError, struct.error):  # cut meanwhile by another attempt of this run, or damaged
             return
         self._add(medium.step, value)
 

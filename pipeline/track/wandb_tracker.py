@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.shards.publish import publish_json
-from pipeline.track.following import Unreachable
+from pipeline.track.following import Unreachable, first_line
 from pipeline.track.media import Kind, Medium
 from pipeline.track.run_reading import RunRecord
 
@@ -63,24 +63,31 @@ def resolve_mode(mode: str) -> str:
 
     A key is looked for where wandb does: WANDB_API_KEY, its settings, netrc.
     """
-    wandb = _import_wandb()
     if mode != "auto":
         return mode
-    said = wandb.setup().settings.mode
+    said = _import_wandb().setup().settings.mode
     if said == "disabled":
         return "disabled"
     if said in ("offline", "dryrun"):
         return "offline"
     try:
         return "online" if has_key() else "offline"
-    except wandb.errors.AuthenticationError as error:
+    except ValueError as error:
         log.warning("wandb: %s; the run is kept offline", error)
         return "offline"
 
 
 def has_key() -> bool:
-    """Return whether wandb finds a key; it is not tried."""
-    return bool(_import_wandb().login(prompt=False, verify=False))
+    """Return whether wandb finds a key; it is not tried.
+
+    Raises:
+        ValueError: what it finds is not of a key's form.
+    """
+    wandb = _import_wandb()
+    try:
+        return bool(wandb.login(prompt=False, verify=False))
+    except wandb.errors.AuthenticationError as error:
+        raise ValueError(first_line(error)) from None
 
 
 class WandbTracker:
@@ -115,7 +122,7 @@ class WandbTracker:
         except wandb.errors.Error as error:
             # Else its service would hold the run's id against another try.
             wandb.teardown(exit_code=1)
-            raise Unreachable(str(error).splitlines()[0]) from None
+            raise Unreachable(first_line(error)) from None
         if is_online:
             self._note(url=self._run.url)
             log.info("wandb       %s", self._run.url)
@@ -142,7 +149,7 @@ class WandbTracker:
             else:
                 columns, rows = medium.table()
                 self._row[medium.name] = wandb.Table(columns=[*columns], data=rows, allow_mixed_types=True)
-        except OSError:  # cut meanwhile, by another attempt of this run
+        except (OSError, ValueError):  # cut meanwhile by another attempt of this run, or damaged
             return
 
     def flush(self) -> None:
@@ -164,7 +171,10 @@ class WandbTracker:
             self._note(sent_step=newest if is_whole else None)
 
     def _is_wanted(self, step: int) -> bool:
-        """Return whether a step is to be sent; a later one than before sends the row of that one."""
+        """Return whether a step is to be sent; a later one than before sends the row of that one.
+
+        A picture that was drawn late, when a later step was shown already, goes with that one: W&B takes no step back.
+        """
         if step < self._first_step:
             return False
         if step > self._step:

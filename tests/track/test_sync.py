@@ -11,6 +11,7 @@ import pytest
 
 from loopback import free_port
 from pipeline.track.following import hold_tracker
+from pipeline.track.metric_log import MetricLog
 from wandb_files import environment_without_key, log_run, png_of
 from wandb_server import KEY, SentRun, WandbServer, wandb_server
 
@@ -86,6 +87,22 @@ def test_runs_of_other_folders_are_runs_of_their_own_in_the_project_that_is_type
     assert [(run.project, run.name) for run in server.runs.values()] == [("mine", "0001"), ("mine", "0002")]
 
 
+def test_a_damaged_table_or_picture_is_left_out_and_the_rest_sent(tmp_path: Path) -> None:
+    folder = tmp_path / "runs" / "0001"
+    log_run(folder, last_step=200, is_finished=True)
+    log = MetricLog(folder, resume_step=200)
+    log.table(step=200, name="val/per_class", columns=["class"], rows=[["cat"]], caption="")
+    log.close()
+    (table,) = (folder / "media").glob("*.json")
+    table.write_text('{"columns": ["class"], "rows": [["cat", 1]]}')
+    (folder / "media" / "model-first_layer-00000100.png").write_bytes(b"no picture")
+    with wandb_server() as server:
+        assert "20 steps sent to" in sync_to(server, tmp_path)[0]
+    run = only_run(server)
+    assert sorted(run.series("model/first_layer")) == [200]
+    assert run.series("val/per_class") == {}
+
+
 def test_a_run_that_is_being_sent_is_left_out(tmp_path: Path) -> None:
     log_run(tmp_path / "runs" / "0001", last_step=20, is_finished=True)
     with wandb_server() as server, hold_tracker(tmp_path / "runs" / "0001", wait_s=0):
@@ -94,18 +111,19 @@ def test_a_run_that_is_being_sent_is_left_out(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "has_key", "message"),
+    ("options", "key", "message"),
     [
-        ([], False, "no key of Weights & Biases: type"),
-        (["runs=[nowhere]"], True, "runs=nowhere: no run there"),
-        (["runs=[]"], True, "runs=[]: at least one folder wanted"),
-        ([], True, "runs/0001: Weights & Biases cannot be reached"),
+        ([], None, "no key of Weights & Biases: type"),
+        ([], "short", "WANDB_API_KEY invalid"),
+        (["runs=[nowhere]"], KEY, "runs=nowhere: no run there"),
+        (["runs=[]"], KEY, "runs=[]: at least one folder wanted"),
+        ([], KEY, "runs/0001: Weights & Biases cannot be reached"),
     ],
 )
-def test_what_a_user_can_mend_is_one_line(tmp_path: Path, options: list[str], has_key: bool, message: str) -> None:
+def test_what_a_user_can_mend_is_one_line(tmp_path: Path, options: list[str], key: str | None, message: str) -> None:
     log_run(tmp_path / "runs" / "0001", last_step=20, is_finished=True)
     variables = {"WANDB_BASE_URL": f"http://127.0.0.1:{free_port()}", "WANDB_INIT_TIMEOUT": "2"}
-    done = sync(tmp_path, *options, **variables, **({"WANDB_API_KEY": KEY} if has_key else {}))
+    done = sync(tmp_path, *options, **variables, **({} if key is None else {"WANDB_API_KEY": key}))
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith(f"error: {message}")
     assert done.stderr.count("\n") == 1

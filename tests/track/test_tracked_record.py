@@ -61,6 +61,20 @@ def test_a_run_that_goes_on_has_each_step_once(tmp_path: Path) -> None:
     }
 
 
+def test_a_run_that_goes_on_removes_nothing_from_its_media_but_what_it_made(tmp_path: Path) -> None:
+    """The folder may be a link to one that holds more."""
+    write_record(tmp_path, steps=4)
+    (tmp_path / "media" / "thesis.tex").write_text("years of work")
+    (tmp_path / "media" / "backup-00000004.png").mkdir()
+    write_record(tmp_path, steps=2, resume_step=2)
+    assert sorted(path.name for path in (tmp_path / "media").iterdir()) == [
+        "backup-00000004.png",
+        "model-first_layer-00000002.png",
+        "thesis.tex",
+        "val-per_class-00000002.json",
+    ]
+
+
 def test_wherever_a_kill_tears_the_record_what_is_read_is_how_it_began(tmp_path: Path) -> None:
     write_record(tmp_path)
     content = (tmp_path / "metrics.jsonl").read_bytes()

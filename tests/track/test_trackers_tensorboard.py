@@ -76,6 +76,17 @@ def test_a_run_that_goes_on_has_each_step_once_also_for_a_tensorboard_that_is_op
     assert sum(path.stat().st_size > 0 for path in (tmp_path / "tensorboard").iterdir()) == 1
 
 
+def test_what_is_damaged_is_left_out_and_what_is_linked_is_left_alone(tmp_path: Path) -> None:
+    log_run(tmp_path, last_step=200, is_finished=True)
+    (tmp_path / "media" / "model-first_layer-00000100.png").write_bytes(b"no picture")
+    (tmp_path / "thesis.tex").write_text("years of work")
+    (tmp_path / "tensorboard").mkdir()
+    (tmp_path / "tensorboard" / "events.out.tfevents.0").symlink_to(tmp_path / "thesis.tex")
+    show(tmp_path)
+    assert [event.step for event in opened(tmp_path).Reload().Tensors("model/first_layer")] == [200]
+    assert (tmp_path / "thesis.tex").read_text() == "years of work"
+
+
 def test_of_a_long_table_the_first_rows_are_shown_and_the_others_counted() -> None:
     text = markdown(["n"], [[number] for number in range(1234)])
     assert text.count("\n| ") == 201
