@@ -19,7 +19,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from pipeline.data.order import Int64Array, Order, Slots
+from pipeline.data.order import Int64Array, Order, Slots, positions_of
 from pipeline.shards.errors import UserError
 from pipeline.shards.keyed import make_key
 
@@ -78,10 +78,7 @@ class MixtureOrder:
         return 0
 
     def global_batch(self, *, epoch: int, step: int) -> Slots:
-        if not 0 <= step < self.steps_per_epoch:
-            raise IndexError(f"step {step} is outside an epoch of {self.steps_per_epoch}")
-        positions = np.arange(step * self.batch_size, (step + 1) * self.batch_size, dtype=np.int64)
-        return self.slots_at(epoch=epoch, positions=positions)
+        return self.slots_at(epoch=epoch, positions=positions_of(self, step))
 
     def global_weight(self, *, step: int) -> int:
         return self.batch_size

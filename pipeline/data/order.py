@@ -113,7 +113,7 @@ class FullOrder:
         return max(0, self.num_samples - self.steps_per_epoch * self.batch_size)
 
     def global_batch(self, *, epoch: int, step: int) -> Slots:
-        return self.slots_at(epoch=epoch, positions=_positions(self, step))
+        return self.slots_at(epoch=epoch, positions=positions_of(self, step))
 
     def global_weight(self, *, step: int) -> int:
         return min(self.batch_size, self.num_samples - step * self.batch_size)
@@ -143,7 +143,7 @@ class SequentialOrder:
         return -(-self.num_samples // self.batch_size)
 
     def global_batch(self, *, epoch: int, step: int) -> Slots:
-        return self.slots_at(epoch=epoch, positions=_positions(self, step))
+        return self.slots_at(epoch=epoch, positions=positions_of(self, step))
 
     def global_weight(self, *, step: int) -> int:
         return min(self.batch_size, self.num_samples - step * self.batch_size)
@@ -175,8 +175,8 @@ def rank_slots(order: Order, *, epoch: int, first_step: int, rank: int, world_si
             yield ahead.cut(begin, begin + share)
 
 
-def _positions(order: Order, step: int) -> Int64Array:
-    """Return the positions of global batch `step`."""
+def positions_of(order: Order, step: int) -> Int64Array:
+    """Return the positions of global batch `step`, which an epoch of the order must have."""
     if not 0 <= step < order.steps_per_epoch:
         raise IndexError(f"step {step} is outside an epoch of {order.steps_per_epoch}")
     return np.arange(step * order.batch_size, (step + 1) * order.batch_size, dtype=np.int64)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pipeline.data.order import Int64Array, Order, Slots
+from pipeline.data.order import Int64Array, Order, Slots, positions_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,10 +37,7 @@ class RepeatedOrder:
         return self.times * self.order.steps_per_epoch
 
     def global_batch(self, *, epoch: int, step: int) -> Slots:
-        if not 0 <= step < self.steps_per_epoch:
-            raise IndexError(f"step {step} is outside an epoch of {self.steps_per_epoch}")
-        positions = np.arange(step * self.batch_size, (step + 1) * self.batch_size, dtype=np.int64)
-        return self.slots_at(epoch=epoch, positions=positions)
+        return self.slots_at(epoch=epoch, positions=positions_of(self, step))
 
     def global_weight(self, *, step: int) -> int:
         return self.order.global_weight(step=step // self.times)

@@ -23,7 +23,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from pipeline.data.order import Int64Array, Slots
+from pipeline.data.order import Int64Array, Slots, positions_of
 from pipeline.shards.errors import UserError
 from pipeline.shards.keyed import make_key
 from pipeline.shards.permutation import permute, permute_runs
@@ -128,10 +128,7 @@ class WindowOrder:
         return max(0, self.num_samples - self.steps_per_epoch * self.batch_size)
 
     def global_batch(self, *, epoch: int, step: int) -> Slots:
-        if not 0 <= step < self.steps_per_epoch:
-            raise IndexError(f"step {step} is outside an epoch of {self.steps_per_epoch}")
-        positions = np.arange(step * self.batch_size, (step + 1) * self.batch_size, dtype=np.int64)
-        return self.slots_at(epoch=epoch, positions=positions)
+        return self.slots_at(epoch=epoch, positions=positions_of(self, step))
 
     def global_weight(self, *, step: int) -> int:
         return min(self.batch_size, self.num_samples - step * self.batch_size)
