@@ -14,7 +14,7 @@ from torch import nn
 
 from pipeline.config import TrainConfig
 from pipeline.run_folder import CHECKPOINT_FOLDER, Run
-from pipeline.track.recorder import SampleIdLog
+from pipeline.track.sample_id_log import SampleIdLog
 from pipeline.trainer_config import CheckpointConfig
 from pipeline.training.checkpoint_callback import CheckpointCallback, Keeping
 from pipeline.training.ema import WeightAverage

@@ -24,10 +24,11 @@ from pipeline.planning.memory import largest_slots
 from pipeline.planning.planned import RankStudy
 from pipeline.planning.rows import bytes_text
 from pipeline.shards.manifest import DataSet
+from pipeline.track.bounds import LEAST_TRAINED_S, find_network_bound
 from pipeline.track.cockpit import Bound, Cockpit
 from pipeline.track.metric_log import MetricLog
 from pipeline.track.noise import NoiseScaleWatch
-from pipeline.track.recorder import LEAST_TRAINED_S, Recorder
+from pipeline.track.recorder import Recorder
 from pipeline.trainer_config import Device
 from pipeline.training.module import ClassifierModule
 from pipeline.world import World
@@ -90,7 +91,7 @@ def close_cockpit(
 ) -> str:
     """Measure what the network says, after training and on all ranks together; log the cockpit; return its advice."""
     if config.trainer.measure_bound:
-        cockpit.network = recorder.find_network_bound(module, how=how_updated(config.trainer))
+        cockpit.network = find_network_bound(recorder, module, how=how_updated(config.trainer))
     else:
         cockpit.network = Bound(images=None, source="trainer.measure_bound=false")
     if metric_log is not None:

@@ -50,6 +50,7 @@ from pipeline.run_text import start_text, summary_text
 from pipeline.run_tracking import build_sample_tracking, build_tracking, open_metric_log, require_tracker
 from pipeline.shards.errors import UserError, run_entry_point
 from pipeline.shards.publish import publish_json
+from pipeline.track.bounds import find_bound
 from pipeline.track.loss_limit import LossLimit
 from pipeline.track.recorder import Recorder
 from pipeline.track.report.run_page import write_report_if_possible
@@ -233,7 +234,7 @@ def _train(config: TrainConfig, world: World, opened: ExitStack) -> dict[str, An
             ),
             step=plan.total_steps,
         )
-    bound = recorder.find_bound(module, how=how_updated(config.trainer)) if config.trainer.measure_bound else {}
+    bound = find_bound(recorder, module, how=how_updated(config.trainer)) if config.trainer.measure_bound else {}
     summary: dict[str, Any] = {
         "run_dir": str(run.folder),
         **final,

@@ -11,6 +11,8 @@ reads from the loader.
 from __future__ import annotations
 
 import copy
+import logging
+import math
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -19,15 +21,22 @@ from typing import Literal
 
 import torch
 from torch import distributed, nn
+from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
 from pipeline.data.loader import Batch, BatchLoader
+from pipeline.data.memory_room import available_bytes
+from pipeline.shards.errors import UserError
 from pipeline.training.compression import average_in_bf16
 from pipeline.training.module import ClassifierModule
 from pipeline.training.sharding import is_sharded, weights_put_back
 
+log = logging.getLogger(__name__)
+
 # At least so many updates or batches are timed, however long they take; and at most so many.
 LEAST, MOST = 2, 10_000
+# Weights, gradients, and AdamW's two averages.
+COPIES = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,17 +91,41 @@ def model_images_per_s(module: ClassifierModule, batch: Batch, *, how: HowUpdate
         optimizer.zero_grad()
 
     with weights_put_back(model) if sharded else nullcontext():
-        update()  # allocates, and compiles where it is to
-        once_s = _timed(update, times=1, device=device)
-        times = min(MOST, max(LEAST, int(max_s / once_s)))
-        passed_s = _timed(update, times=times, device=device)
-    return times * micro_batches * len(batch) * _world_size() / passed_s
+        update_s = mean_s(update, device=device, max_s=max_s)
+    return micro_batches * len(batch) * _world_size() / update_s
 
 
-def loader_images_per_s(loader: BatchLoader, *, device: torch.device, max_s: float) -> float:
-    """Return the rate of batches that nobody uses, over the run's next steps; `device` is the ranks' for exchange."""
-    num_batches = num_images = 0
+def has_room(model: nn.Module, *, device: torch.device) -> bool:
+    """Return whether every rank has the memory that an update of a copy takes beside what training took."""
+    own = [parameter.to_local() if isinstance(parameter, DTensor) else parameter for parameter in model.parameters()]
+    wanted_bytes = COPIES * sum(part.nbytes for part in own)
+    if device.type == "cuda":
+        unused_bytes = torch.cuda.memory_reserved(device) - torch.cuda.max_memory_allocated(device)
+        free_bytes = torch.cuda.mem_get_info(device)[0] + unused_bytes
+    else:
+        free_bytes = available_bytes() // _world_size()
+    return not over_ranks(float(wanted_bytes > free_bytes), "max", device=device)
+
+
+def loader_images_per_s(loader: BatchLoader, *, device: torch.device, max_s: float) -> float | None:
+    """Return the rate of batches that nobody uses, over the run's next steps; None where a rank cannot read them.
+
+    Args:
+        device: the ranks' for exchange.
+    """
     _meet()
+    try:
+        rate = _rate_of(loader, max_s=max_s)
+    except (UserError, OSError) as error:
+        log.warning("the loader alone is not measured: training images cannot be read again (%s)", error)
+        rate = math.nan
+    loader.close()
+    total = over_ranks(rate, "sum", device=device)
+    return None if math.isnan(total) else total
+
+
+def _rate_of(loader: BatchLoader, *, max_s: float) -> float:
+    num_batches = num_images = 0
     started_s = time.perf_counter()
     while num_batches < LEAST or (time.perf_counter() - started_s < max_s and num_batches < MOST):
         batches = iter(loader)
@@ -102,9 +135,7 @@ def loader_images_per_s(loader: BatchLoader, *, device: torch.device, max_s: flo
             if num_batches >= LEAST and time.perf_counter() - started_s >= max_s:
                 break
         batches.close()  # type: ignore[attr-defined]
-    rate = num_images / (time.perf_counter() - started_s)
-    loader.close()
-    return over_ranks(rate, "sum", device=device)
+    return num_images / (time.perf_counter() - started_s)
 
 
 def over_ranks(value: float, how: Literal["sum", "max"], *, device: torch.device) -> float:
@@ -116,12 +147,20 @@ def over_ranks(value: float, how: Literal["sum", "max"], *, device: torch.device
     return float(shared)
 
 
-def _timed(update: Callable[[], None], *, times: int, device: torch.device) -> float:
+def mean_s(run: Callable[[], object], *, device: torch.device, max_s: float) -> float:
+    """Return the seconds of one turn on the slowest rank, over as many as `max_s` has room for; all ranks call this."""
+    run()  # allocates, and compiles where it is to
+    once_s = _timed(run, times=1, device=device)
+    times = min(MOST, max(LEAST, int(max_s / max(once_s, 1e-9))))
+    return _timed(run, times=times, device=device) / times
+
+
+def _timed(run: Callable[[], object], *, times: int, device: torch.device) -> float:
     """Return the seconds of the slowest rank."""
     _meet()
     started_s = time.perf_counter()
     for _ in range(times):
-        update()
+        run()
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return over_ranks(time.perf_counter() - started_s, "max", device=device)

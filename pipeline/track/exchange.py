@@ -9,22 +9,17 @@ nothing of the run changes.
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
-
 import torch
 from torch import distributed
 
 from pipeline.data.loader import Batch
-from pipeline.track.ceilings import HowUpdated, over_ranks
+from pipeline.track.ceilings import HowUpdated, mean_s
 from pipeline.track.cockpit import Bound
 from pipeline.training.module import ClassifierModule
 from pipeline.training.sharding import is_sharded
 
 # More bytes take longer in proportion.
 MOST_EXCHANGED_BYTES = 64 << 20
-# At least so many turns are timed, however long they take; and at most so many.
-LEAST, MOST = 2, 100
 
 
 def network_bound(module: ClassifierModule, batch: Batch, *, how: HowUpdated, max_s: float) -> Bound:
@@ -52,7 +47,7 @@ def _exchange_s(module: ClassifierModule, *, compresses: bool, max_s: float) -> 
     numbers = sum(parameter.numel() for parameter in module.model.parameters() if parameter.requires_grad)
     exchanged = min(numbers, MOST_EXCHANGED_BYTES // dtype.itemsize)
     values = torch.zeros(exchanged, dtype=dtype, device=module.device)
-    passed_s = _mean_s(lambda: distributed.all_reduce(values), device=module.device, max_s=max_s)
+    passed_s = mean_s(lambda: distributed.all_reduce(values), device=module.device, max_s=max_s)
     return passed_s * numbers / exchanged
 
 
@@ -69,25 +64,7 @@ def _pass_s(module: ClassifierModule, batch: Batch, *, autocast: bool, max_s: fl
         # Not `backward`, which would have the gradients exchanged.
         torch.autograd.grad(losses_B.sum(), parameters)
 
-    passed_s = _mean_s(run, device=module.device, max_s=max_s)
+    passed_s = mean_s(run, device=module.device, max_s=max_s)
     for buffer, before in buffers:
         buffer.copy_(before)
     return passed_s
-
-
-def _mean_s(run: Callable[[], object], *, device: torch.device, max_s: float) -> float:
-    """Return the seconds of one turn on the slowest rank."""
-    once_s = _timed_s(run, times=1, device=device)  # allocates
-    once_s = min(once_s, _timed_s(run, times=1, device=device))
-    times = min(MOST, max(LEAST, int(max_s / max(once_s, 1e-9))))
-    return _timed_s(run, times=times, device=device) / times
-
-
-def _timed_s(run: Callable[[], object], *, times: int, device: torch.device) -> float:
-    distributed.barrier()
-    started_s = time.perf_counter()
-    for _ in range(times):
-        run()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return over_ranks(time.perf_counter() - started_s, "max", device=device)

@@ -6,14 +6,11 @@ whatever the number of metrics.
 
 from __future__ import annotations
 
-import dataclasses
-import json
 import math
 import resource
 import sys
 import time
-from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
@@ -22,24 +19,20 @@ from tqdm import tqdm
 from pipeline.data.counting import counters_of
 from pipeline.data.loader import Batch, BatchLoader
 from pipeline.shards.errors import UserError
-from pipeline.track.ceilings import HowUpdated, loader_images_per_s, model_images_per_s, over_ranks
-from pipeline.track.cockpit import Bound
-from pipeline.track.exchange import network_bound
 from pipeline.track.loss_limit import LossLimit
 from pipeline.track.metric_log import MetricLog
-from pipeline.track.starvation import Rates, bound_text, counter_rates, shares_of
+from pipeline.track.starvation import counter_rates
 from pipeline.track.utilisation import Utilisation
 from pipeline.training.module import ClassifierModule
 from pipeline.training.step_plan import StepPlan
 
-# Of the time that a run has trained, what measuring its bound may take of model and of loader, and at most so long.
-BOUND_FRAC, BOUND_S = 0.01, 0.8
-# A shorter run's own speed is not known well enough.
-LEAST_TRAINED_S = 2.0
-
 
 class Recorder(pl.Callback):
-    """Logs training and evaluation; `metric_log` is None on every rank but 0."""
+    """Logs training and evaluation; `metric_log` is None on every rank but 0.
+
+    Attributes:
+        replayed: this rank's part of the last step's batch, for measurements after training; None before.
+    """
 
     def __init__(
         self,
@@ -62,7 +55,7 @@ class Recorder(pl.Callback):
         self._epoch_loss = self._epoch_weight = self._epoch_s = 0.0
         self._epoch_steps = 0
         self._counters: dict[str, float] = {}
-        self._replayed: Batch | None = None
+        self.replayed: Batch | None = None
 
     @property
     def trained_s(self) -> float:
@@ -70,9 +63,14 @@ class Recorder(pl.Callback):
         return self._trained_s
 
     @property
+    def trained_images(self) -> int:
+        """Images of all ranks in these steps."""
+        return self._trained_steps * self.images_per_step
+
+    @property
     def images_per_s(self) -> float:
         """Of all steps so far, evaluation and checkpoints left out; 0 before the first."""
-        return self._trained_steps * self.images_per_step / self._trained_s if self._trained_steps else 0.0
+        return self.trained_images / self._trained_s if self._trained_steps else 0.0
 
     @property
     def data_wait_frac(self) -> float:
@@ -84,41 +82,6 @@ class Recorder(pl.Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.loss_limit.put_back(state_dict)
-
-    def find_bound(self, module: ClassifierModule, *, how: HowUpdated) -> dict[str, Any]:
-        """Measure what model and loader can do alone, log it, and return it with `bounded_by`, for the summary.
-
-        After training, on all ranks together. Weights and whatever else belongs to the run stay as they are.
-        """
-        trained_s = over_ranks(self._trained_s, "max", device=module.device)
-        if self._replayed is None or trained_s < LEAST_TRAINED_S:
-            return {"bounded_by": f"nothing that could be measured in {trained_s:.1f} s of training"}
-        max_s = min(BOUND_S, BOUND_FRAC * trained_s)
-        rates = Rates(
-            run=self._trained_steps * self.images_per_step / trained_s,
-            model_alone=model_images_per_s(module, self._replayed, how=how, max_s=max_s),
-            loader_alone=None,
-            data_wait_frac=over_ranks(self.data_wait_frac, "max", device=module.device),
-        )
-        # A loader that was waited for all the time had no rest: it can do no more, and its next batch may be long.
-        if shares_of(rates).bound != "data":
-            loader_alone = loader_images_per_s(self.loader, device=module.device, max_s=max_s)
-            rates = dataclasses.replace(rates, loader_alone=loader_alone)
-        shares = shares_of(rates)
-        row = {"rate/model_alone_images_per_s": rates.model_alone}
-        if rates.loader_alone is not None:
-            row["rate/loader_alone_images_per_s"] = rates.loader_alone
-        row |= {f"rate/{name}_frac": value for name, value in dataclasses.asdict(shares).items()}
-        if self.metric_log is not None:
-            self.metric_log.write(step=module.plan.total_steps, row=row)
-        return {**row, "bounded_by": bound_text(rates)}
-
-    def find_network_bound(self, module: ClassifierModule, *, how: HowUpdated) -> Bound:
-        """Measure the batch below which the network decides; when and how is as of `find_bound`."""
-        trained_s = over_ranks(self._trained_s, "max", device=module.device)
-        if self._replayed is None or trained_s < LEAST_TRAINED_S:
-            return Bound(images=None, source=f"not measured in {trained_s:.1f} s of training")
-        return network_bound(module, self._replayed, how=how, max_s=min(BOUND_S, BOUND_FRAC * trained_s) / 2)
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
         # In the all-reduce of the metrics: seconds waited for data, seconds passed, the device's peak and use, and what
@@ -136,7 +99,7 @@ class Recorder(pl.Callback):
         if self._bar is None:  # resumed in the middle of an epoch
             self._open_epoch(trainer, pl_module)
         if batch.micro == 0 and trainer.global_step + 1 == trainer.max_steps:
-            self._replayed = batch
+            self.replayed = batch
 
     def on_before_optimizer_step(self, trainer: pl.Trainer, pl_module: Any, optimizer: Any) -> None:
         if is_logged(trainer.global_step + 1, every_steps=self.log_every_steps, plan=pl_module.plan):
@@ -272,39 +235,3 @@ def _quality(metrics: dict[str, float]) -> str:
     if "map_frac" in metrics:
         return f"val average precision {100 * metrics['map_frac']:.2f} %"
     return f"val accuracy {100 * metrics['top1_frac']:.2f} %"
-
-
-class SampleIdLog(pl.Callback):
-    """Writes {"step", "ids"} of every update of this rank to sample_ids.rank<R>.jsonl.
-
-    On resume, lines after the checkpoint's step are cut, so the file reads as that of a run never interrupted.
-    """
-
-    def __init__(self, folder: Path, *, rank: int, resume_step: int) -> None:
-        self.path = folder / f"sample_ids.rank{rank}.jsonl"
-        kept_bytes = 0
-        if self.path.exists():
-            for line in self.path.read_bytes().splitlines(keepends=True):
-                try:
-                    is_kept = line.endswith(b"\n") and json.loads(line)["step"] <= resume_step
-                except ValueError:  # torn by a kill
-                    is_kept = False
-                if not is_kept:
-                    break
-                kept_bytes += len(line)
-        # Cut in place: a file written anew is empty for a moment, in which this process may be killed.
-        self._stream: TextIO = self.path.open("a")
-        self._stream.truncate(kept_bytes)
-        self._ids: list[int] = []
-
-    def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Batch, batch_idx: int
-    ) -> None:
-        self._ids += [int(i) for i, weight in zip(batch.sample_ids, batch.weights_B.tolist(), strict=True) if weight]
-        if batch.micro + 1 == pl_module.plan.micro_batches:
-            self._stream.write(json.dumps({"step": batch.step + 1, "ids": self._ids}) + "\n")
-            self._stream.flush()
-            self._ids = []
-
-    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        self._stream.close()

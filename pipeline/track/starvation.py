@@ -56,7 +56,7 @@ class Rates:
     """What was measured, in images/s over all ranks, but for `data_wait_frac`, a share of the run's time.
 
     Attributes:
-        loader_alone: None where it was not measured, since the loader had never rested.
+        loader_alone: None where it was not measured: the loader had never rested, or could not read on.
     """
 
     run: float
@@ -92,7 +92,10 @@ def bound_text(rates: Rates) -> str:
     shares = shares_of(rates)
     share = {"compute": shares.compute, "data": shares.data, "framework": shares.framework}[shares.bound]
     name = "the framework" if shares.bound == "framework" else shares.bound
-    alone = "never rested" if rates.loader_alone is None else f"alone {rates.loader_alone:,.0f}"
+    if rates.loader_alone is not None:
+        alone = f"alone {rates.loader_alone:,.0f}"
+    else:
+        alone = "never rested" if shares.bound == "data" else "was not measured"
     return (
         f"{name}, {100 * share:.0f} % of the time: the model alone does {rates.model_alone:,.0f} images/s,"
         f" the loader {alone}, the run did {rates.run:,.0f}"

@@ -16,7 +16,7 @@ from torch.nn import functional
 from pipeline.run_folder import SUMMARY_FILE
 from pipeline.run_text import summary_text
 from pipeline.shards.manifest import DataSet
-from pipeline.track import recorder
+from pipeline.track import bounds
 from pipeline.track.media import read_media
 from pipeline.track.noise import is_told
 from pipeline.training.checkpoint import stored_checkpoints
@@ -190,7 +190,7 @@ def test_the_end_of_a_run_tells_the_advice_and_logs_the_cockpit(
     synthetic: DataSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("pipeline.run_cockpit.LEAST_TRAINED_S", 0.0)
-    monkeypatch.setattr(recorder, "LEAST_TRAINED_S", 0.0)
+    monkeypatch.setattr(bounds, "LEAST_TRAINED_S", 0.0)
     monkeypatch.setattr("pipeline.track.noise.MEMORY_AFTER_S", 0.0)
     run = tmp_path / "run"
     summary = train_here(synthetic.root, run, *OPTIONS, "trainer.measure_bound=true")

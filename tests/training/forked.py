@@ -99,14 +99,14 @@ def _be_rank(
     take_over(folder=folder, environment=environment, stdout=log, stderr=log)
     import torch
 
-    from pipeline.track import recorder
+    from pipeline.track import bounds
     from pipeline.training import stop, watchdog
 
     torch.set_num_threads(1)
     # The runs are short.
     stop.VOTE_EVERY_S = 0.05
     watchdog.GRACE_S = watchdog.PULSE_S = 0.5
-    recorder.LEAST_TRAINED_S = 0.0
+    bounds.LEAST_TRAINED_S = 0.0
     if stuck is not None and stuck[0] == rank:
         _fall_asleep(stuck[1])
     sys.exit(run_as_main(module, options))

@@ -11,15 +11,17 @@ import numpy as np
 import pytest
 import torch
 
+from pipeline import train
 from pipeline.data.loader import BatchLoader
 from pipeline.data.order import FullOrder, Slots
 from pipeline.data.packed import PackedReader
 from pipeline.data.reader import Int64Array
 from pipeline.run_text import summary_text
+from pipeline.shards.errors import UserError
 from pipeline.shards.manifest import DataSet
-from pipeline.track import recorder
+from pipeline.track import bounds, ceilings
 from pipeline.track.ceilings import loader_images_per_s
-from pipeline.track.starvation import Rates, bound_text, counter_rates, shares_of
+from pipeline.track.starvation import Rates, Shares, bound_text, counter_rates, shares_of
 from runs import MEASURED, assert_equal_weights, metric_rows, run_ranks, train_here
 from tiny_data import prepare_pictures, write_pictures
 
@@ -53,6 +55,13 @@ def test_the_sentence_is_plain() -> None:
     assert bound_text(rates) == (
         "compute, 95 % of the time: the model alone does 4,100 images/s, the loader alone 310,000, the run did 3,900"
     )
+
+
+def test_a_loader_that_was_not_measured_is_said_not_to_have_rested_only_where_that_is_why() -> None:
+    waited = Rates(run=10, model_alone=4_100, loader_alone=None, data_wait_frac=0.99)
+    assert "the loader never rested," in bound_text(waited)
+    failed = Rates(run=3_900, model_alone=4_100, loader_alone=None, data_wait_frac=0.002)
+    assert "the loader was not measured," in bound_text(failed)
 
 
 def test_counts_become_rates_and_shares_with_their_units() -> None:
@@ -117,18 +126,18 @@ def test_measuring_changes_nothing_of_the_run(
     synthetic: DataSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Weights, batch norm's statistics and metrics to the last bit, in the checkpoint and in the module."""
-    monkeypatch.setattr(recorder, "LEAST_TRAINED_S", 0.0)
+    monkeypatch.setattr(bounds, "LEAST_TRAINED_S", 0.0)
     modules: list[Any] = []
-    find_bound = recorder.Recorder.find_bound
+    find_bound = bounds.find_bound
 
-    def spy(self: Any, module: Any, **options: Any) -> dict[str, Any]:
+    def spy(recorder: Any, module: Any, **options: Any) -> dict[str, Any]:
         before = {name: value.clone() for name, value in module.state_dict().items()}
-        found = find_bound(self, module, **options)
+        found = find_bound(recorder, module, **options)
         assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
         modules.append(module)
         return found
 
-    monkeypatch.setattr(recorder.Recorder, "find_bound", spy)
+    monkeypatch.setattr(train, "find_bound", spy)
     with_it = train_here(synthetic.root, tmp_path / "with", MEASURED, *BATCHES)
     without = train_here(synthetic.root, tmp_path / "without", MEASURED, *BATCHES, "trainer.measure_bound=false")
     assert len(modules) == 1
@@ -149,7 +158,7 @@ def test_a_run_that_starves_says_so_without_waiting_for_its_loader_again(
     synthetic: DataSet, tmp_path: Path, counting: type[CountingReader], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(counting, "sleep_s", 0.2)
-    monkeypatch.setattr(recorder, "LEAST_TRAINED_S", 0.0)
+    monkeypatch.setattr(bounds, "LEAST_TRAINED_S", 0.0)
     summary = train_here(synthetic.root, tmp_path / "run", MEASURED, "trainer.max_epochs=1", "data.prefetch=1")
     assert summary["bounded_by"].startswith("data, ")
     assert "the loader never rested" in summary["bounded_by"]
@@ -157,10 +166,41 @@ def test_a_run_that_starves_says_so_without_waiting_for_its_loader_again(
 
 
 def test_a_short_run_claims_nothing(synthetic: DataSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(recorder, "LEAST_TRAINED_S", 1e9)
+    monkeypatch.setattr(bounds, "LEAST_TRAINED_S", 1e9)
     summary = train_here(synthetic.root, tmp_path / "run", MEASURED, "trainer.max_epochs=1")
     assert "nothing that could be measured" in summary["bounded_by"]
     assert not any("alone" in key for key in summary)
+
+
+def test_a_machine_without_room_for_a_second_model_is_asked_for_none(
+    synthetic: DataSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bounds, "LEAST_TRAINED_S", 0.0)
+    # (8 * 8 * 3 + 1) * 5 + (5 + 1) * 7 numbers.
+    for free, is_measured in ((4 * 4 * 1007, True), (4 * 4 * 1007 - 1, False)):
+        monkeypatch.setattr(ceilings, "available_bytes", lambda free=free: free)
+        options = [MEASURED, "model.hidden=[5]", "trainer.max_epochs=1"]
+        summary = train_here(synthetic.root, tmp_path / f"{free}", *options)
+        assert ("rate/model_alone_images_per_s" in summary) == is_measured
+        assert summary["bounded_by"].endswith("without room for a second copy of the model") != is_measured
+
+
+def test_images_that_cannot_be_read_again_end_no_run(
+    synthetic: DataSet, tmp_path: Path, counting: type[CountingReader], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill = counting.fill
+
+    def fill_while_training(self: CountingReader, slots: Slots, *, epoch: int, out: torch.Tensor) -> Int64Array:
+        if epoch:
+            raise UserError("the server is gone")
+        return fill(self, slots, epoch=epoch, out=out)
+
+    monkeypatch.setattr(counting, "fill", fill_while_training)
+    monkeypatch.setattr(bounds, "LEAST_TRAINED_S", 0.0)
+    monkeypatch.setattr(bounds, "shares_of", lambda _: Shares(compute=1.0, data=0.0, framework=0.0))
+    summary = train_here(synthetic.root, tmp_path / "run", MEASURED, "trainer.max_epochs=1", "track.gap=false")
+    assert "rate/model_alone_images_per_s" in summary
+    assert "rate/loader_alone_images_per_s" not in summary
 
 
 class SlowReader:
@@ -191,6 +231,7 @@ def test_the_loader_alone_is_as_fast_as_its_reader_and_stops_in_time() -> None:
     started_s = time.perf_counter()
     rate = loader_images_per_s(loader, device=CPU, max_s=0.3)
     passed_s = time.perf_counter() - started_s
+    assert rate is not None
     assert 10 * (reader.fills - 3) / passed_s < rate < 500 * 1.01
     assert reader.fills > 4  # more than an epoch has
 
