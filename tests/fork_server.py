@@ -9,6 +9,7 @@ an own process with its own output, folder, environment, signals and exit code, 
 
 from __future__ import annotations
 
+import faulthandler
 import multiprocessing
 import os
 import runpy
@@ -85,6 +86,7 @@ def take_over(*, folder: str, environment: Mapping[str, str], stdout: Path, stde
         os.dup2(descriptor, number)
         os.close(descriptor)
     sys.stdout, sys.stderr = os.fdopen(1, "w", buffering=1), os.fdopen(2, "w", buffering=1)
+    faulthandler.enable()  # what a crash in native code leaves in the output is then where every thread was
     signal.signal(signal.SIGINT, signal.default_int_handler)
     os.chdir(folder)
     os.environ.clear()
