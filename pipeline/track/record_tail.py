@@ -16,6 +16,7 @@ from typing import Any, BinaryIO
 
 from pipeline.track.media import MEDIA_FILE, Medium, medium_of
 from pipeline.track.metric_log import METRICS_FILE
+from pipeline.track.run_reading import finite
 from pipeline.track.step_rows import parse
 
 
@@ -49,11 +50,7 @@ class RecordTail:
 
 
 def _numbers(row: dict[str, Any]) -> dict[str, float]:
-    return {
-        key: value
-        for key, value in row.items()
-        if key != "step" and isinstance(value, int | float) and not isinstance(value, bool)
-    }
+    return {key: value for key, value in row.items() if key != "step" and finite(value) is not None}
 
 
 class _Lines:

@@ -55,12 +55,13 @@ class StepRows:
 
     def close(self) -> None:
         """Have everything on the disk, as far as it has room, and close."""
-        self._write_pending()
-        try:
-            os.fsync(self._stream.fileno())
-        except OSError as error:
-            log.warning("%s may be incomplete (%s)", self.path, error)
-        self._stream.close()
+        with self._lock:
+            self._write_pending()
+            try:
+                os.fsync(self._stream.fileno())
+            except OSError as error:
+                log.warning("%s may be incomplete (%s)", self.path, error)
+            self._stream.close()
 
     def _write_pending(self) -> None:
         try:
@@ -76,9 +77,10 @@ class StepRows:
 def read_rows(path: Path) -> Iterator[dict[str, Any]]:
     """Yield the rows of a file, also while it is written: a line that a kill or a full disk tore is left out."""
     if path.exists():
-        for line in path.read_text(errors="replace").splitlines():
-            if (row := parse(line)) is not None:
-                yield row
+        with path.open(errors="replace") as stream:
+            for line in stream:
+                if (row := parse(line)) is not None:
+                    yield row
 
 
 def parse(line: str) -> dict[str, Any] | None:

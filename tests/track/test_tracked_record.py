@@ -174,6 +174,18 @@ def test_runs_are_found_at_any_depth_and_not_through_links(tmp_path: Path) -> No
     assert list(find_runs(tmp_path / "0001")) == [tmp_path / "0001"]
 
 
+def test_followed_are_finite_numbers_alone_of_rows_that_are_rows(tmp_path: Path) -> None:
+    lines = [
+        '{"step": 1, "a": 1, "b": NaN, "c": null, "d": -Infinity, "e": "text", "f": true, "g": 1' + 400 * "0" + "}",
+        '{"step": 2, "a": ' + 10_000 * "[" + 10_000 * "]" + "}",
+        '{"step": 3, "a": 3.5}',
+    ]
+    (tmp_path / "metrics.jsonl").write_text("\n".join(lines) + "\n")
+    tail = RecordTail(tmp_path)
+    assert tail.read() == [MetricRow(step=1, values={"a": 1}), MetricRow(step=3, values={"a": 3.5})]
+    tail.close()
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_a_record_followed_in_pieces_is_the_same_entries(tmp_path: Path, seed: int) -> None:
     """Files grow by any number of bytes between two reads; media are written before the row of their step."""

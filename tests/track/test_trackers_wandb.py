@@ -148,6 +148,29 @@ def test_offline_a_killed_run_is_one_folder_which_wandb_sync_sends_with_each_ste
     assert run.series("train/loss") == pytest.approx(recorded(run_dir, "train/loss"))
 
 
+def test_a_table_is_one_at_wandb_too(tmp_path: Path) -> None:
+    run_dir = tmp_path / "run"
+    log_run(run_dir, last_step=100, is_finished=True)
+    log = MetricLog(run_dir, resume_step=100)
+    log.table(step=100, name="val/per_class", columns=["class", "n"], rows=[["cat", 1], [None, 0.5]], caption="")
+    log.close()
+    script = """
+import sys
+from pathlib import Path
+from pipeline.track.following import follow
+from pipeline.track.run_reading import read_run
+from pipeline.track.wandb_tracker import WandbOptions, WandbTracker
+folder = Path(sys.argv[1])
+options = WandbOptions(mode="offline", project=None, entity=None)
+follow(folder, WandbTracker(read_run(folder), options=options), is_ended=lambda: True)
+"""
+    environment = environment_without_key(tmp_path / "home")
+    subprocess.run([sys.executable, "-c", script, str(run_dir)], env=environment, check=True, timeout=120)
+    (path,) = run_dir.glob("wandb/offline-run-*/files/media/table/val/per_class_*.table.json")
+    stored = json.loads(path.read_text())
+    assert (stored["columns"], stored["data"]) == (["class", "n"], [["cat", 1], [None, 0.5]])
+
+
 def test_a_server_that_hangs_does_not_hold_the_end_of_a_run(synthetic: DataSet, tmp_path: Path) -> None:
     with wandb_server() as server:
         server.is_stuck = True
