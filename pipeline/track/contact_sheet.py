@@ -124,11 +124,13 @@ def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
 
 
 def _shorten(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
-    """Return the text, cut with an ellipsis where it is too wide; of a path the end is kept."""
-    if font.getlength(text) <= width:
+    """Return the text on one line, cut with an ellipsis where it is too wide; of a path the end is kept."""
+    text = " ".join(text.splitlines())
+    if len(text) <= width and font.getlength(text) <= width:
         return text
     keep_end = "/" in text and " " not in text
-    for length in range(len(text) - 1, 0, -1):
+    # From as many characters as there are pixels, so that a name of any length costs no more.
+    for length in range(min(len(text), width) - 1, 0, -1):
         short = f"…{text[-length:]}" if keep_end else f"{text[:length]}…"
         if font.getlength(short) <= width:
             return short

@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import pytorch_lightning as pl
 
 from pipeline.track.confusion import MAX_DRAWN, MAX_WRITTEN, Pair, draw_confusion
@@ -60,8 +61,12 @@ class EvaluationPictures(pl.Callback):
             return
         metric_log, classes, scores = self.metric_log, self.classes, module.objectives.scores
         self.drawing.submit(lambda: log_samples(metric_log, watched, step=step, classes=classes, scores=scores))
-        if report is not None:
-            self.drawing.submit(lambda: log_classes(metric_log, report, watched.pairs, step=step, classes=classes))
+        if report is None:
+            return
+        columns, rows = class_table(report, watched.pairs, classes)  # here, as torch computes it
+        self.drawing.submit(lambda: log_classes(metric_log, columns, rows, step=step, num_classes=len(classes)))
+        if report.hits is not None:
+            self.drawing.submit(lambda: log_confusions(metric_log, report, watched.pairs, step=step, classes=classes))
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
         plan = pl_module.plan
@@ -118,16 +123,19 @@ def tile_of(sample: TopSample, *, classes: Sequence[str], scores: Scores) -> Til
 
 
 def log_classes(
-    metric_log: MetricLog, report: ClassReport, pairs: Sequence[Pair], *, step: int, classes: tuple[str, ...]
+    metric_log: MetricLog, columns: Sequence[str], rows: Sequence[Sequence[Any]], *, step: int, num_classes: int
 ) -> None:
-    """Log the table of classes, and of samples of one label the confusions."""
-    columns, rows = class_table(report, pairs, classes)
-    left_out = f"; the worst {len(rows):,} of {len(classes):,}" if len(rows) < len(classes) else ""
+    """Log the table of classes."""
+    left_out = f"; the worst {len(rows):,} of {num_classes:,}" if len(rows) < num_classes else ""
     metric_log.table(
         step=step, name="val/per_class", columns=columns, rows=rows, caption=f"Classes, the worst first{left_out}"
     )
-    if report.hits is None:
-        return
+
+
+def log_confusions(
+    metric_log: MetricLog, report: ClassReport, pairs: Sequence[Pair], *, step: int, classes: Sequence[str]
+) -> None:
+    """Log which classes are taken for which, as a table and, of not too many classes, as a picture."""
     samples = report.samples.tolist()
     metric_log.table(
         step=step,
@@ -168,7 +176,8 @@ def _most_taken_for(report: ClassReport, pairs: Sequence[Pair]) -> dict[int, int
     """Return which wrong answer each class was given most often: of all, or, of very many, as far as `pairs` tell."""
     if report.confusion is None:
         return {pair.label: pair.answer for pair in reversed(pairs)}
-    wrong = report.confusion.clone().fill_diagonal_(0).numpy()
+    wrong = report.confusion.numpy().copy()
+    np.fill_diagonal(wrong, 0)
     answers = wrong.argmax(axis=1).tolist()
     return {label: answer for label, answer in enumerate(answers) if wrong[label, answer]}
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from pipeline.track.confusion import MAX_DRAWN, MAX_NAMED, MAX_WRITTEN, PLAIN_SIDE, Pair, draw_confusion, most_frequent
+from pipeline.track.contact_sheet import Tile, draw_sheet
 from pipeline.track.eval_pictures import TIMES_BETWEEN, class_table, drawn_steps
 from pipeline.training.class_report import ClassReport
 
@@ -61,6 +62,19 @@ def test_long_names_and_many_classes_keep_the_picture_to_a_page() -> None:
         names = [f"a class of a very long name, number {number}" for number in range(num_classes)]
         image = draw_confusion(np.ones((num_classes, num_classes), dtype=np.int64), names, title="Step 1")
         assert image.width <= PLAIN_SIDE + 400
+
+
+def test_class_names_of_several_lines_or_of_any_length_are_drawn() -> None:
+    names = ("two\nlines", "x" * 1_000_000, " ", "ends\r\n")
+    one, other = (
+        np.asarray(draw_confusion(np.ones((4, 4), dtype=np.int64), classes, title="t"))
+        for classes in (names, ("two lines", "x" * 17 + "y" * 2, "", "ends"))
+    )
+    assert np.array_equal(one, other)
+    tile = Tile(pictures=(np.zeros((4, 4, 3), dtype=np.uint8),), lines=names)
+    sheet = draw_sheet([tile], title="t")
+    plain = Tile(pictures=tile.pictures, lines=("two lines", "x" * 200, " ", "ends"))
+    assert np.array_equal(np.asarray(sheet), np.asarray(draw_sheet([plain], title="t")))
 
 
 def test_the_most_frequent_confusions_come_first_and_right_answers_never() -> None:
