@@ -31,7 +31,7 @@ import torch
 
 from pipeline.data.crop import Crop
 from pipeline.data.decode import CHANNELS, UInt8Array
-from pipeline.data.order import Slots
+from pipeline.data.order import Slots, positions_of
 from pipeline.data.reader import Int64Array, Use
 from pipeline.data.stream_decode import BlockDecoder, Decoded
 from pipeline.data.stream_source import Sample, StreamSource
@@ -72,10 +72,7 @@ class StreamOrder:
         return 0
 
     def global_batch(self, *, epoch: int, step: int) -> Slots:
-        if not 0 <= step < self.steps_per_epoch:
-            raise IndexError(f"step {step} is outside an epoch of {self.steps_per_epoch}")
-        first = step * self.batch_size
-        return self.slots_at(epoch=epoch, positions=np.arange(first, first + self.batch_size, dtype=np.int64))
+        return self.slots_at(epoch=epoch, positions=positions_of(self, step))
 
     def global_weight(self, *, step: int) -> int:
         return self.batch_size
