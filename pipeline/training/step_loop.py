@@ -1,12 +1,13 @@
-"""Lightning's training loop without what this project does not use: a step is the same to the bit, and costs a third.
+"""Lightning's training loop without what this project does not use: a step is the same to the bit.
 
     trainer = pl.Trainer(...)
     use_step_loop(trainer)
 
 Lightning's own calls each of some thirty hooks on every callback and on the module, whether it does anything or not,
-keeps results of `self.log`, and wraps the optimiser three times: about 0.9 ms a step, measured on a CPU. This one calls
-the hooks that somebody has written, in Lightning's order, and keeps Lightning's counters, so that checkpoints, resumes
-and `trainer.global_step` are as ever. A resumed run's first batch goes through Lightning's loop, which alone knows how
+keeps results of `self.log`, and wraps the optimiser three times. This one calls the hooks that somebody has written, in
+Lightning's order, and keeps Lightning's counters, so that checkpoints, resumes and `trainer.global_step` are as ever. It
+saves 0.46 ms a step of the thread that trains (median of 7 pairs, 0.39 to 0.86), of 1.5 where the model is tiny. A resumed
+run's first batch goes through Lightning's loop, which alone knows how
 to start in the middle.
 
 Not there: `self.log`, learning-rate schedulers, several optimisers, manual optimisation, a hook that returns -1, and
