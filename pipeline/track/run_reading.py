@@ -25,6 +25,8 @@ from pipeline.track.metric_log import METRICS_FILE
 from pipeline.track.step_rows import read_rows
 
 CONFIG_FILE = "config.yaml"
+RUN_FILE = "run.json"
+SUMMARY_FILE = "summary.json"
 # libyaml's, where PyYAML has it, reads ten times as fast.
 SAFE_LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
@@ -128,12 +130,12 @@ def find_runs(root: Path) -> Iterator[Path]:
 
 def read_facts(folder: Path) -> dict[str, Any]:
     """Return run.json, empty where there is none."""
-    return _json_of(folder / "run.json")
+    return _json_of(folder / RUN_FILE)
 
 
 def read_summary(folder: Path) -> dict[str, Any]:
     """Return summary.json, empty before the run is finished."""
-    return _json_of(folder / "summary.json")
+    return _json_of(folder / SUMMARY_FILE)
 
 
 def read_config(folder: Path) -> dict[str, Any]:

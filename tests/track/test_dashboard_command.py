@@ -15,7 +15,7 @@ import pytest
 
 from dashboard_runs import strict_json, write_run
 from tiny_data import ROOT, command, run_module
-from waiting import DEADLINE_S
+from waiting import DEADLINE_S, wait_until
 
 pytestmark = pytest.mark.slow
 
@@ -43,6 +43,11 @@ def dashboard(folder: Path, *options: str) -> Iterator[tuple[subprocess.Popen[st
         process.communicate()
 
 
+def run_names(address: str) -> list[str]:
+    with urlopen(f"{address}/api/runs") as answered:
+        return [run["name"] for run in strict_json(answered.read())["runs"]]
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_it_serves_until_it_is_told_to_end(tmp_path: Path, number: signal.Signals) -> None:
     write_run(tmp_path / "runs" / "0001", steps=range(1, 4))
@@ -54,8 +59,7 @@ def test_it_serves_until_it_is_told_to_end(tmp_path: Path, number: signal.Signal
             address = lines[-1].split()[0]
             assert lines[0] == f"port {port} is taken\n"
             assert lines[1] == "1 run in runs; new ones appear by themselves\n"
-            with urlopen(f"{address}/api/runs") as answered:
-                assert [run["name"] for run in strict_json(answered.read())["runs"]] == ["0001"]
+            assert run_names(address) == ["0001"]
             process.send_signal(number)
             stdout, stderr = process.communicate(timeout=DEADLINE_S)
     assert (process.returncode, stdout, stderr) == (0, "\nended\n", "")
@@ -65,11 +69,8 @@ def test_it_can_be_started_before_the_first_run(tmp_path: Path) -> None:
     with dashboard(tmp_path, "port=0") as (_, lines):
         assert lines[0] == "0 runs in runs; new ones appear by themselves\n"
         write_run(tmp_path / "runs" / "0001", steps=range(1, 4))
-        names: list[str] = []
-        while not names:  # folders are looked through every few seconds
-            with urlopen(f"{lines[-1].split()[0]}/api/runs") as answered:
-                names = [run["name"] for run in strict_json(answered.read())["runs"]]
-    assert names == ["0001"]
+        # Folders are looked through every few seconds.
+        wait_until(lambda: run_names(lines[-1].split()[0]) == ["0001"], what="the first run in the list", every_s=0.2)
 
 
 @pytest.mark.parametrize(

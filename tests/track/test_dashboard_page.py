@@ -16,6 +16,7 @@ from dashboard_runs import ADVICE, LAYERS, live_page, row_of, start_run, write_r
 from forked import exit_codes, fork_ranks, kill_ranks, wait_for_step, wait_long
 from pipeline.shards.manifest import DataSet
 from pipeline.track.metric_log import MetricLog
+from pipeline.track.report.curves import charts_of, group_title
 from pipeline.track.run_reading import read_run
 from pipeline.training.checkpoint import stored_checkpoints
 from runs import SMALL
@@ -171,6 +172,28 @@ def test_layers_pictures_tables_and_batch_are_shown(browser: Browser, runs: Path
         differing.locator("tbody td").nth(1).wait_for()
         assert differing.locator("tbody th, tbody td").all_inner_texts() == ["optimizer.rate", "0.1", "0.2"]
         seen(visit)
+
+
+def test_charts_and_their_groups_are_those_of_the_report(browser: Browser, tmp_path: Path) -> None:
+    """Whatever metrics are called: a lone end of a band is no band, and names of the language are names."""
+    keys = ["gap/loss", "train/loss", "val/loss", "rate/mfu_frac", "mem/x_bytes", "plain", "layers/all"]
+    keys += ["b/x_s", "b/x_low_s", "b/x_high_s", "c/y", "c/y_low", "d/z_high_s", "constructor/z", "__proto__/x"]
+    keys += ["layers/norm/head"]
+    log = MetricLog(start_run(tmp_path / "0001"), resume_step=0)
+    for step in (1, 2):
+        log.write(step=step, row=dict.fromkeys(keys, 0.5))
+    log.close()
+    charts = charts_of(read_run(tmp_path / "0001"))
+    with live_page(tmp_path) as address, visiting(browser, address) as visit:
+        shown = visit.page.locator("main .chart")
+        wait_until(lambda: shown.count() == len(charts) - 1, what="all charts but that of layers")
+        found = set(shown.evaluate_all("charts => charts.map((chart) => chart.dataset.key)"))
+        heads = {title.lower().replace("_", " ") for title in visit.page.locator("main h2:visible").all_inner_texts()}
+        open_tab(visit, "Layers")
+        chart(visit, "layers/norm").wait_for()
+        seen(visit)
+    assert found == {chart.key for chart in charts} - {"layers/norm"}
+    assert heads == {group_title(chart.group).lower() for chart in charts}
 
 
 @pytest.mark.parametrize("dark", [False, True])

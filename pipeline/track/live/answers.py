@@ -20,20 +20,35 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 from pipeline.shards.errors import UserError
-from pipeline.track.live.overview import RunIndex, differing, flat
+from pipeline.track.live.overview import RunIndex, differing, stamp_of
 from pipeline.track.live.updates import read_update
 from pipeline.track.media import MEDIA_FILE, Kind, Medium, read_media
 from pipeline.track.metric_log import METRICS_FILE
-from pipeline.track.report.text import title_of
-from pipeline.track.run_reading import CONFIG_FILE, read_config, read_facts, read_summary
+from pipeline.track.report.curves import EPOCH, GROUP_TITLES, LAYERS, QUALITY, QUALITY_ORDER, SPLITS
+from pipeline.track.report.run_facts import COCKPIT, QUALITY_KEYS, SHARES
+from pipeline.track.report.text import UNITS, title_of
+from pipeline.track.run_reading import CONFIG_FILE, RUN_FILE, SUMMARY_FILE, flat, read_config, read_facts, read_summary
 
 PAGE_FOLDER = Path(__file__).with_name("page")
 PLOT_FOLDER = Path(__file__).parent.parent / "report" / "assets"
 PLOT_FILES = ("uPlot.iife.min.js", "uPlot.min.css")
 TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript"}
 # Files from which everything but the rows of a run is read.
-ABOUT_FILES = (CONFIG_FILE, "run.json", "summary.json", MEDIA_FILE)
-LINE_FIELDS = ("id", "name", "step", "total_steps", "started_s", "changed_s", "last")
+ABOUT_FILES = (CONFIG_FILE, RUN_FILE, SUMMARY_FILE, MEDIA_FILE)
+LINE_FIELDS = ("id", "name", "step", "total_steps", "last")
+# What metrics, their groups and units are called, one list for the page and for reports.
+NAMES = {
+    "SPLITS": SPLITS,
+    "UNITS": UNITS,
+    "QUALITY": QUALITY,
+    "QUALITY_ORDER": QUALITY_ORDER,
+    "QUALITY_KEYS": QUALITY_KEYS,
+    "GROUP_TITLES": GROUP_TITLES,
+    "LAYERS": LAYERS,
+    "EPOCH": EPOCH,
+    "SHARES": SHARES,
+    "COCKPIT": COCKPIT,
+}
 # A picture's address changes when it is drawn again.
 FOREVER = "private, max-age=31536000, immutable"
 
@@ -66,9 +81,13 @@ def answer(runs: RunIndex, address: str) -> Answer:
 def page_files() -> dict[str, Answer]:
     """Return the files that make up the page, by path."""
     files = [*(path for path in PAGE_FOLDER.iterdir() if path.suffix in TYPES), *(PLOT_FOLDER / n for n in PLOT_FILES)]
+    contents = {path.name: path.read_bytes() for path in files}
+    # Made of NAMES, so that what a report and the page call a thing cannot differ.
+    lines = (f"export const {name} = {json.dumps(what)};\n" for name, what in NAMES.items())
+    contents["names.js"] = "".join(lines).encode()
     return {
-        f"/{path.name}": Answer(content=path.read_bytes(), content_type=f"{TYPES[path.suffix]}; charset=utf-8")
-        for path in files
+        f"/{name}": Answer(content=content, content_type=f"{TYPES[Path(name).suffix]}; charset=utf-8")
+        for name, content in contents.items()
     }
 
 
@@ -80,7 +99,7 @@ def _runs(runs: RunIndex, query: dict[str, str]) -> Answer:
     for run in overviews:
         fields = {name: getattr(run, name) for name in LINE_FIELDS}
         lines.append({**fields, "state": run.state.value, "differs": _finite(differences[run.id])})
-    version = hashlib.sha256(json.dumps(lines, default=str).encode()).hexdigest()[:16]
+    version = _short_hash(lines)
     return _json({"version": version} if version == query.get("known") else {"version": version, "runs": lines})
 
 
@@ -136,17 +155,14 @@ ANSWERS: dict[str, Callable[[RunIndex, dict[str, str]], Answer]] = {
 
 
 def _listed(medium: Medium) -> dict[str, Any]:
-    try:
-        made = medium.path.stat().st_mtime_ns
-    except OSError:
-        made = 0
+    stamp = stamp_of(medium.path)
     return {
         "step": medium.step,
         "kind": medium.kind.value,
         "name": medium.name,
         "file": medium.path.name,
         "caption": medium.caption,
-        "made": str(made),
+        "made": str(stamp.changed_ns if stamp else 0),
     }
 
 
@@ -156,14 +172,11 @@ def _chart_of(key: str) -> str:
 
 
 def _about_stamp(folder: Path) -> str:
-    stamps = []
-    for name in ABOUT_FILES:
-        try:
-            stat = (folder / name).stat()
-            stamps.append(f"{stat.st_ino}.{stat.st_size}.{stat.st_mtime_ns}")
-        except OSError:
-            stamps.append("")
-    return hashlib.sha256("-".join(stamps).encode()).hexdigest()[:16]
+    return _short_hash([stamp_of(folder / name) for name in ABOUT_FILES])
+
+
+def _short_hash(content: Any) -> str:
+    return hashlib.sha256(json.dumps(content, default=str).encode()).hexdigest()[:16]
 
 
 def _json(content: Any) -> Answer:

@@ -4,8 +4,8 @@
     runs.overviews()          # [Overview(id="runs/0002", state=State.running, step=1200, ...), ...], the newest first
     runs.folder_of("runs/0002")
 
-Folders are looked through again at most every few seconds, and a run's files are read again only when they changed, so
-that hundreds of runs may be watched.
+Folders are looked through again at most every few seconds, and a run's config and rows are read again only when they
+changed, so that hundreds of runs may be watched.
 """
 
 from __future__ import annotations
@@ -13,15 +13,17 @@ from __future__ import annotations
 import socket
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from pipeline.shards.errors import UserError
 from pipeline.track.metric_log import METRICS_FILE
-from pipeline.track.run_reading import CONFIG_FILE, find_runs, read_config, read_summary
+from pipeline.track.report.curves import EPOCH
+from pipeline.track.report.run_facts import QUALITY_KEYS
+from pipeline.track.run_reading import CONFIG_FILE, RUN_FILE, find_runs, finite, flat, read_config, read_summary
 from pipeline.track.step_rows import parse
 
 LOCK_FILE = "run.lock"
@@ -30,8 +32,8 @@ AT_WORK_S = 120.0
 LOOK_AGAIN_S = 2.0
 TAIL_BYTES = 1 << 18
 LOCKS = Path("/proc/locks")
-# In the overview; the page reads the others from the run itself.
-SHOWN = ("epoch", "train/loss", "val/loss", "val/top1_frac", "val/map_frac", "rate/images_per_s")
+# Told beside a run's name, and the epoch, from which its whole length follows.
+SHOWN = (EPOCH, "train/loss", *QUALITY_KEYS)
 # Differ from run to run without telling anything.
 UNTOLD = ("run_dir", "resume")
 
@@ -51,8 +53,8 @@ class Overview:
         name: its folder below the one that is looked through.
         step: the last one that was logged.
         total_steps: updates that the run is to make, None before that can be told.
-        started_s, changed_s: seconds since 1970; changed_s is of the last row.
-        last: newest values of the metrics that are shown beside a run's name.
+        started_s: seconds since 1970.
+        last: newest values of SHOWN.
         config: options by their dotted names.
     """
 
@@ -62,9 +64,25 @@ class Overview:
     step: int
     total_steps: int | None
     started_s: float
-    changed_s: float
     last: dict[str, float]
     config: dict[str, Any]
+
+
+class Stamp(NamedTuple):
+    """What of a file changes with its content."""
+
+    inode: int
+    size_bytes: int
+    changed_ns: int
+
+
+def stamp_of(path: Path) -> Stamp | None:
+    """Return a file's stamp, None where it is not."""
+    try:
+        stat = path.stat()
+    except OSError:
+        return None
+    return Stamp(stat.st_ino, stat.st_size, stat.st_mtime_ns)
 
 
 class RunIndex:
@@ -75,8 +93,8 @@ class RunIndex:
         self._lock = threading.Lock()
         self._names: dict[Path, str] = {}
         self._looked_s = float("-inf")
-        self._configs: dict[Path, tuple[object, dict[str, Any] | None]] = {}
-        self._tails: dict[Path, tuple[tuple[int, ...], dict[str, float]]] = {}
+        self._configs: dict[Path, tuple[Stamp, dict[str, Any] | None]] = {}
+        self._tails: dict[Path, tuple[Stamp, dict[str, float]]] = {}
 
     def overviews(self) -> list[Overview]:
         """Return all runs, the newest first."""
@@ -117,20 +135,17 @@ class RunIndex:
             name=name,
             state=state_of(folder, locked=locked),
             step=step,
-            total_steps=total_steps(config, step=step, epoch=last.get("epoch")),
-            started_s=_changed_s(folder / "run.json") or _changed_s(folder / CONFIG_FILE),
-            changed_s=_changed_s(folder / METRICS_FILE),
+            total_steps=total_steps(config, step=step, epoch=last.get(EPOCH)),
+            started_s=_changed_s(folder / RUN_FILE) or _changed_s(folder / CONFIG_FILE),
             last=last,
             config=config,
         )
 
     def _config(self, folder: Path) -> dict[str, Any] | None:
         """Return the options by their dotted names, or None where this is no run after all."""
-        try:
-            stat = (folder / CONFIG_FILE).stat()
-        except OSError:
+        stamp = stamp_of(folder / CONFIG_FILE)
+        if stamp is None:
             return None
-        stamp = (stat.st_ino, stat.st_size, stat.st_mtime_ns)
         if folder not in self._configs or self._configs[folder][0] != stamp:
             try:
                 plain = dict(flat(read_config(folder)))
@@ -142,15 +157,13 @@ class RunIndex:
     def _last(self, folder: Path) -> dict[str, float]:
         """Return the newest values; evaluation's may lie before the end of the file, so what was seen is kept."""
         path = folder / METRICS_FILE
-        try:
-            stat = path.stat()
-        except OSError:
+        stamp = stamp_of(path)
+        if stamp is None:
             return {}
-        stamp = (stat.st_ino, stat.st_size, stat.st_mtime_ns)
-        known, values = self._tails.get(folder, ((0,), {}))
+        known, values = self._tails.get(folder, (None, {}))
         if known != stamp:
-            before = values if known[0] == stat.st_ino else {}
-            values = {**before, **_last_values(path, size=stat.st_size)}
+            before = values if known is not None and known.inode == stamp.inode else {}
+            values = {**before, **_last_values(path, size=stamp.size_bytes)}
             self._tails[folder] = stamp, values
         return dict(values)
 
@@ -191,16 +204,6 @@ def differing(overviews: Sequence[Overview]) -> dict[str, dict[str, Any]]:
     return {run.id: {name: run.config[name] for name in differ if name in run.config} for run in overviews}
 
 
-def flat(tree: Mapping[str, Any], *, path: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield the leaves of a tree of mappings by their dotted names; lists are leaves, and so are empty mappings."""
-    for key, value in tree.items():
-        name = f"{path}.{key}" if path else str(key)
-        if isinstance(value, Mapping) and value:
-            yield from flat(value, path=name)
-        else:
-            yield name, value
-
-
 def _last_values(path: Path, *, size: int) -> dict[str, float]:
     values: dict[str, float] = {}
     try:
@@ -212,7 +215,7 @@ def _last_values(path: Path, *, size: int) -> dict[str, float]:
     for line in lines:
         row = parse(line.decode(errors="replace")) or {}
         for key in ("step", *SHOWN):
-            if isinstance(value := row.get(key), int | float) and abs(value) < float("inf"):
+            if (value := finite(row.get(key))) is not None:
                 values[key] = value
     return values
 
@@ -229,7 +232,5 @@ def _locked_inodes() -> set[int] | None:
 
 
 def _changed_s(path: Path) -> float:
-    try:
-        return path.stat().st_mtime
-    except OSError:
-        return 0.0
+    stamp = stamp_of(path)
+    return 0.0 if stamp is None else stamp.changed_ns / 1e9

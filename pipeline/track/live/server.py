@@ -69,6 +69,8 @@ class _Handler(BaseHTTPRequestHandler):
     server: LiveServer
     protocol_version = "HTTP/1.1"
     server_version, sys_version = "tarmac", ""
+    # A connection that says nothing for so long is closed, so that it does not keep a thread for good.
+    timeout = 60.0
 
     def do_GET(self) -> None:
         if self._is_from_here():

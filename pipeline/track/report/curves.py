@@ -20,6 +20,7 @@ SPLITS = ("train", "val")
 QUALITY, LAYERS = "quality", "layers"
 # The axis of others, and no curve itself.
 EPOCH = "epoch"
+# In the order in which they are shown; others stand before the last one.
 GROUP_TITLES = {
     QUALITY: "Loss and accuracy",
     "gap": "Generalisation gap",
@@ -29,8 +30,6 @@ GROUP_TITLES = {
     "mem": "Memory",
     LAYERS: "Layers",
 }
-# Groups in this order, others before the last one.
-GROUP_ORDER = (QUALITY, "gap", "grad", "rate", "gpu", "mem")
 QUALITY_ORDER = ("loss", "top1_frac", "map_frac", "top5_frac")
 
 
@@ -184,9 +183,10 @@ def group_title(group: str) -> str:
 def in_order(charts: Iterable[Chart]) -> list[Chart]:
     """Return charts by group: what matters most first, layers last, what is not known between."""
 
+    order = [group for group in GROUP_TITLES if group != LAYERS]
+
     def place(chart: Chart) -> tuple[int, str, int]:
-        last = len(GROUP_ORDER)
-        group = GROUP_ORDER.index(chart.group) if chart.group in GROUP_ORDER else last + (chart.group == LAYERS)
+        group = order.index(chart.group) if chart.group in order else len(order) + (chart.group == LAYERS)
         name = chart.key.partition("/")[2]
         known = chart.group == QUALITY and name in QUALITY_ORDER
         return group, chart.group, QUALITY_ORDER.index(name) if known else len(QUALITY_ORDER)

@@ -23,6 +23,8 @@ from pipeline.track.report.markup import Cell, Section, Tile, code, facts, note,
 from pipeline.track.report.media_panels import by_name, pictures_panel, table_body, tables_panel
 from pipeline.track.report.page import MAX_PAGE_BYTES, make_page
 from pipeline.track.report.run_facts import (
+    COCKPIT,
+    SHARES,
     axis_factors,
     batch_size,
     best,
@@ -41,11 +43,9 @@ from pipeline.track.run_reading import RunRecord, read_run
 log = logging.getLogger(__name__)
 
 REPORT_FILE = "report.html"
-COCKPIT = "batch/cockpit"
 TABLES_BYTES = 800_000
 # Beside pictures: section frames and what is said of pictures that were left out.
 SPARE_BYTES = 50_000
-SHARES = ("compute", "data", "framework")
 
 
 def write_report(folder: Path, *, out: Path | None = None) -> Path:

@@ -1,18 +1,13 @@
 // Which charts metrics make, by their names alone: train/x and val/x share one, layers/<quantity>/<layer> is a curve of
 // its quantity's, and beside x_low_unit and x_high_unit the curve of x_unit gets a band.
 
-const SPLITS = ["train", "val"];
-const GROUPS = { quality: "Loss and accuracy", gap: "Generalisation gap", grad: "Gradients", rate: "Rates", gpu: "GPU",
-  mem: "Memory" };
-const QUALITY_ORDER = ["loss", "top1_frac", "map_frac", "top5_frac"];
-const UNITS = ["_per_s", "_frac", "_bytes", "_images", "_s"];
-// The axis of others.
-const EPOCH = "epoch";
-export const LAYERS = "layers/";
+import { EPOCH, GROUP_TITLES, LAYERS, QUALITY, QUALITY_ORDER, SPLITS, UNITS } from "./names.js";
+
+const ENDINGS = UNITS.map((unit) => `_${unit}`);
 
 /** The names of the ends of a metric's band. */
 export function bandOf(key) {
-  const unit = UNITS.find((ending) => key.endsWith(ending)) ?? "";
+  const unit = ENDINGS.find((ending) => key.endsWith(ending)) ?? "";
   const stem = key.slice(0, key.length - unit.length);
   return [`${stem}_low${unit}`, `${stem}_high${unit}`];
 }
@@ -20,23 +15,24 @@ export function bandOf(key) {
 /** Return {group, title, charts: [{key, title, metrics}]} for runs' series, what matters most first. */
 export function groupsOf(runs) {
   const keys = new Set(runs.flatMap((run) => Object.keys(run.series)));
-  const ends = new Set([...keys].flatMap((key) => bandOf(key)).filter((end) => keys.has(end)));
+  const bands = [...keys].map((key) => bandOf(key)).filter((band) => band.every((end) => keys.has(end)));
+  const ends = new Set(bands.flat());
   const groups = new Map();
   for (const key of keys) {
-    if (key === EPOCH || ends.has(key) || key.startsWith(LAYERS)) continue;
+    if (key === EPOCH || ends.has(key) || layerOf(key)) continue;
     const [first, ...rest] = key.split("/");
     const isSplit = SPLITS.includes(first) && rest.length === 1;
-    const group = isSplit ? "quality" : rest.length ? first : "other";
-    const chartKey = isSplit ? `quality/${rest[0]}` : key;
+    const group = isSplit ? QUALITY : rest.length ? first : "other";
+    const chartKey = isSplit ? `${QUALITY}/${rest[0]}` : key;
     if (!groups.has(group)) groups.set(group, new Map());
     const charts = groups.get(group);
     if (!charts.has(chartKey)) charts.set(chartKey, { key: chartKey, title: titleOf(runs, key), metrics: [] });
     charts.get(chartKey).metrics.push(key);
   }
-  return [...groups].sort(byPlace(Object.keys(GROUPS))).map(([group, charts]) => ({
+  return [...groups].sort(byPlace(Object.keys(GROUP_TITLES))).map(([group, charts]) => ({
     group,
-    title: GROUPS[group] ?? group,
-    charts: [...charts].sort(byPlace(QUALITY_ORDER.map((name) => `quality/${name}`))).map(([, chart]) => ({
+    title: Object.hasOwn(GROUP_TITLES, group) ? GROUP_TITLES[group] : group,
+    charts: [...charts].sort(byPlace(QUALITY_ORDER.map((name) => `${QUALITY}/${name}`))).map(([, chart]) => ({
       ...chart, metrics: chart.metrics.sort(),
     })),
   }));
@@ -46,15 +42,22 @@ export function groupsOf(runs) {
 export function layerCharts(run) {
   const charts = new Map();
   for (const key of Object.keys(run.series)) {
-    if (!key.startsWith(LAYERS)) continue;
-    const [, quantity, ...layer] = key.split("/");
-    if (!layer.length) continue;
+    const layer = layerOf(key);
+    if (!layer) continue;
+    const [, quantity] = key.split("/");
     if (!charts.has(quantity)) {
-      charts.set(quantity, { key: LAYERS + quantity, title: titleOf([run], LAYERS + quantity), metrics: [] });
+      const chartKey = `${LAYERS}/${quantity}`;
+      charts.set(quantity, { key: chartKey, title: titleOf([run], chartKey), metrics: [] });
     }
-    charts.get(quantity).metrics.push({ key, layer: layer.join("/") });
+    charts.get(quantity).metrics.push({ key, layer });
   }
   return [...charts.values()];
+}
+
+/** The layer that a metric is of, or nothing. */
+function layerOf(key) {
+  const [first, , ...layer] = key.split("/");
+  return first === LAYERS ? layer.join("/") : "";
 }
 
 function titleOf(runs, key) {

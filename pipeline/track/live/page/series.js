@@ -1,5 +1,7 @@
 // Curves as plain values: [steps, values], steps ascending, null where a value was not finite. No element is touched.
 
+import { EPOCH } from "./names.js";
+
 // A page that has watched for long asks for everything again, thinned out, when a curve has so many points.
 export const MOST_POINTS = 6000;
 
@@ -38,9 +40,9 @@ export function positive(values) {
 export function factorOf(run, axis) {
   if (axis === "step") return 1;
   if (axis === "images") return typeof run.config["batch.size"] === "number" ? run.config["batch.size"] : null;
-  const [steps, epochs] = run.series["epoch"] ?? [[], []];
+  const [steps, epochs] = run.series[EPOCH] ?? [[], []];
   const last = steps.length - 1;
-  return last >= 0 && epochs[last] !== null ? epochs[last] / steps[last] : null;
+  return steps[last] && epochs[last] ? epochs[last] / steps[last] : null;
 }
 
 /** The value at the place, or at the nearest one that has a value, no farther than `reach` places. */

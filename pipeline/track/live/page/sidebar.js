@@ -2,6 +2,7 @@
 
 import { arrange, el, setText } from "./dom.js";
 import { cell, whole, withUnit } from "./format.js";
+import { QUALITY_KEYS } from "./names.js";
 
 const MOST_AT_ONCE = 50;
 const MOST_DIFFERENCES = 4;
@@ -71,7 +72,7 @@ export class Sidebar {
 
 function lineOf({ step, total_steps: total, last }) {
   const parts = [`step ${whole(step)}${total ? ` of ${whole(total)}` : ""}`];
-  const quality = ["val/top1_frac", "val/map_frac"].find((key) => last[key] !== undefined);
+  const quality = QUALITY_KEYS.find((key) => last[key] !== undefined);
   if (quality) parts.push(withUnit(quality, last[quality], 3));
   if (last["train/loss"] !== undefined) parts.push(`loss ${withUnit("", last["train/loss"], 3)}`);
   return parts.join(", ");

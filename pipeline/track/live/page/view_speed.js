@@ -5,19 +5,22 @@ import { bandOf } from "./chart_list.js";
 import { Chart } from "./chart.js";
 import { arrange, el, setText, swatch } from "./dom.js";
 import { duration, whole, withUnit } from "./format.js";
+import { COCKPIT, SHARES } from "./names.js";
 import { newest } from "./series.js";
 import { tableOf } from "./table.js";
 
 const NOISE = "grad/noise_scale_images";
-const COCKPIT = "batch/cockpit";
-const SHARES = [["rate/compute_frac", "compute"], ["rate/data_frac", "data"], ["rate/framework_frac", "framework"]];
 
 export function createSpeed() {
   const element = el("div", { class: "cards" });
   const cards = new Map();
 
   function update(state) {
-    for (const id of cards.keys()) if (!state.chosen.some((run) => run.id === id)) cards.delete(id);
+    for (const [id, card] of cards) {
+      if (state.chosen.some((run) => run.id === id)) continue;
+      card.chart.remove();
+      cards.delete(id);
+    }
     arrange(element, state.chosen.map((run) => {
       if (!cards.has(run.id)) cards.set(run.id, new SpeedCard());
       cards.get(run.id).show(run, state);
@@ -77,7 +80,7 @@ class SpeedCard {
   }
 
   showShares(run) {
-    const shares = SHARES.map(([key, name]) => [name, newest(run.series[key])]);
+    const shares = SHARES.map((name) => [name, newest(run.series[`rate/${name}_frac`])]);
     this.shares.hidden = shares.some(([, share]) => share === null);
     const key = JSON.stringify(shares);
     if (this.shares.hidden || key === this.sharesKey) return;
