@@ -12,20 +12,18 @@ Measured is the greatest growth since the tiny run, of the rank that grew most. 
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
-import subprocess
 import sys
-import tempfile
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
-from benchmarks.measure import REPOSITORY, print_conditions, print_table, synthetic_data
+from benchmarks import planned_runs
+from benchmarks.measure import print_conditions, print_table
 from benchmarks.memory import memory_of
+from benchmarks.planned_runs import Case, argument_parser, measure_cases, start_ranks
 from pipeline.compose import compose
 from pipeline.config import TRAIN_SCHEMAS
 from pipeline.plan import make_planned
@@ -38,24 +36,9 @@ from pipeline.world import join_world, leave_world
 
 LOOK_EVERY_S = 0.002
 STEPS = 4
-RESOLUTION = 64
-COMMON = (
-    *("trainer.device=cpu", "logger=none", "trainer.measure_bound=false", "augment=flip_crop", "data.check=sizes"),
-    # Images for the generalisation gap: as many as evaluation has, up to a bound, which a plan does not know of.
-    *("checkpoint.background=false", "track.gap=false"),
-    f"trainer.max_steps={STEPS}",
-)
+# Images for the generalisation gap: as many as evaluation has, up to a bound, which a plan does not know of.
+COMMON = (*planned_runs.COMMON, "track.gap=false", f"trainer.max_steps={STEPS}")
 TINY = ("model=mlp", "model.hidden=[8]", "batch.size=8", "evaluation.slots_per_rank=8", "optimizer=sgd")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Case:
-    """A run to forecast and to watch."""
-
-    ranks: int
-    options: tuple[str, ...]
-
-
 BOTTLENECK = ("model=bottleneck_mlp", "model.depth=6", "model.width=512", "evaluation.slots_per_rank=64")
 DEEP = ("model=bottleneck_mlp", "model.depth=12", "model.width=512", "evaluation.slots_per_rank=64")
 WIDE = ("model=mlp", "model.hidden=[2048,2048]", "model.norm=batch", "evaluation.slots_per_rank=64")
@@ -132,23 +115,10 @@ def private_bytes() -> int:
 
 
 def main(argv: list[str]) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.plan_memory", description=(__doc__ or "").split("\n")[0]
-    )
-    parser.add_argument("--only", nargs="+", default=list(CASES), choices=CASES, help="rows to measure")
-    parser.add_argument("--samples", type=int, default=4100, help="synthetic images")
-    parser.add_argument("--cache", type=Path, default=Path(), help="folder for what is made, removed at the end")
-    parser.add_argument("--rank", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
-    options = parser.parse_args(argv)
+    options = argument_parser("benchmarks.plan_memory", question=__doc__, cases=CASES).parse_args(argv)
     if options.rank:
         return be_a_rank(Path(options.rank[0]), options.rank[1:])
-    rows = []
-    with tempfile.TemporaryDirectory(dir=options.cache) as scratch:
-        folder = Path(scratch).resolve()
-        data = folder / "data"
-        synthetic_data(data, samples=options.samples, val_samples=256, resolution=RESOLUTION, shard_bytes=16 << 20)
-        for number, name in enumerate(options.only):
-            rows.append(row_of(name, CASES[name], data, folder / str(number)))
+    rows = measure_cases(options, CASES, row_of, val_samples=256)
     print_conditions(" ".join(["python -m benchmarks.plan_memory", *argv]), "pytorch-lightning")
     print_table(["case", "forecast, MB", "at the most in", "measured, MB", "forecast / measured"], rows)
     return 0
@@ -170,15 +140,8 @@ def forecast(case: Case, data: Path) -> RankMemory:
 
 def watched(case: Case, data: Path, folder: Path) -> int:
     """Run a case and return the growth of the rank that grew most, in bytes."""
-    folder.mkdir()
-    command = [
-        *(sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={case.ranks}"),
-        *("-m", "benchmarks.plan_memory", "--rank", str(folder), f"data.path={data}", *COMMON, *case.options),
-    ]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MALLOC_MMAP_THRESHOLD_": "131072"}
-    ended = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True)
-    if ended.returncode:
-        raise RuntimeError(f"{' '.join(command)} exited with {ended.returncode}:\n{ended.stderr}")
+    environment = {"MALLOC_MMAP_THRESHOLD_": "131072"}
+    start_ranks("benchmarks.plan_memory", case, folder, [f"data.path={data}", *COMMON], environment=environment)
     grown: list[int] = [json.loads(path.read_text()) for path in folder.glob("rank-*.json")]
     return max(grown)
 

@@ -11,22 +11,20 @@ metrics.jsonl, the first one left out, tells what a step took.
 
 from __future__ import annotations
 
-import argparse
+import functools
 import json
-import os
 import statistics
-import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import distributed
 
-from benchmarks.measure import REPOSITORY, print_conditions, print_table, synthetic_data
+from benchmarks import planned_runs
+from benchmarks.measure import print_conditions, print_table
+from benchmarks.planned_runs import Case, argument_parser, measure_cases, start_ranks
 from pipeline.compose import compose
 from pipeline.config import TRAIN_SCHEMAS
 from pipeline.plan import make_planned
@@ -40,27 +38,13 @@ from pipeline.train import quieten_libraries, train
 from pipeline.trainer_config import Device
 from pipeline.world import join_world, leave_world
 
-RESOLUTION = 64
 EXCHANGED_BYTES = 64 << 20
 EXCHANGES = 5
 PARTS = ("products_s", "others_s", "exposed_s", "update_s", "step_s")
-COMMON = (
-    *("trainer.device=cpu", "logger=none", "trainer.measure_bound=false", "augment=flip_crop", "data.check=sizes"),
-    *("checkpoint.background=false", "evaluation.slots_per_rank=64", "trainer.max_epochs=1000"),
-)
+COMMON = (*planned_runs.COMMON, "evaluation.slots_per_rank=64", "trainer.max_epochs=1000")
 BOTTLENECK = ("model=bottleneck_mlp", "model.depth=6", "model.width=512")
 SLIM = ("model=bottleneck_mlp", "model.depth=6", "model.width=64")
 WIDE = ("model=mlp", "model.hidden=[2048,2048]")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Case:
-    """A run to forecast and to time."""
-
-    ranks: int
-    options: tuple[str, ...]
-
-
 CASES = {
     "one rank": Case(ranks=1, options=(*BOTTLENECK, "batch.size=256")),
     "one rank, narrow": Case(ranks=1, options=(*SLIM, "batch.size=256")),
@@ -75,22 +59,13 @@ CASES = {
 
 
 def main(argv: list[str]) -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.plan_time", description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--only", nargs="+", default=list(CASES), choices=CASES, help="rows to measure")
-    parser.add_argument("--samples", type=int, default=4100, help="synthetic images")
+    parser = argument_parser("benchmarks.plan_time", question=__doc__, cases=CASES)
     parser.add_argument("--steps", type=int, default=30)
-    parser.add_argument("--cache", type=Path, default=Path(), help="folder for what is made, removed at the end")
-    parser.add_argument("--rank", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
     options = parser.parse_args(argv)
     if options.rank:
         return be_a_rank(Path(options.rank[0]), options.rank[1:])
-    rows = []
-    with tempfile.TemporaryDirectory(dir=options.cache) as scratch:
-        folder = Path(scratch).resolve()
-        data = folder / "data"
-        synthetic_data(data, samples=options.samples, val_samples=64, resolution=RESOLUTION, shard_bytes=16 << 20)
-        for number, name in enumerate(options.only):
-            rows.append(row_of(name, CASES[name], data, folder / str(number), steps=options.steps))
+    row = functools.partial(row_of, steps=options.steps)
+    rows = measure_cases(options, CASES, row, val_samples=64)
     print_conditions(" ".join(["python -m benchmarks.plan_time", *argv]), "pytorch-lightning")
     parts = [f"{name}, ms" for name in ("products", "other", "sending left", "update", "forecast", "measured")]
     print_table(["case", "GFLOP/s", *parts, "forecast / measured"], rows)
@@ -99,17 +74,8 @@ def main(argv: list[str]) -> int:
 
 def row_of(name: str, case: Case, data: Path, folder: Path, *, steps: int) -> list[str]:
     """Run a case and return its row."""
-    folder.mkdir()
-    command = [
-        *(sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={case.ranks}"),
-        *("-m", "benchmarks.plan_time", "--rank", str(folder), f"data.path={data}", *COMMON, *case.options),
-        *(f"trainer.max_steps={steps}", f"trainer.log_every_steps={max(1, steps // 6)}"),
-    ]
-    ended = subprocess.run(
-        command, cwd=REPOSITORY, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True
-    )
-    if ended.returncode:
-        raise RuntimeError(f"{' '.join(command)} exited with {ended.returncode}:\n{ended.stderr}")
+    lengths = (f"trainer.max_steps={steps}", f"trainer.log_every_steps={max(1, steps // 6)}")
+    start_ranks("benchmarks.plan_time", case, folder, [f"data.path={data}", *COMMON, *lengths])
     told: dict[str, float] = json.loads((folder / "told.json").read_text())
     ratio = told["step_s"] / told["measured_s"]
     return [

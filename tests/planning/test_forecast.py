@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from benchmarks.measure import synthetic_data
-from benchmarks.plan_memory import Case, forecast, watched
+from benchmarks.plan_memory import forecast, watched
+from benchmarks.planned_runs import Case
 
 SMALL = ("model=bottleneck_mlp", "model.depth=4", "model.width=256", "evaluation.slots_per_rank=32")
 CASES = {
