@@ -9,6 +9,7 @@ Runs that differ by their seed alone are one configuration, with mean and spread
 
 from __future__ import annotations
 
+import glob
 import os
 import sys
 from collections.abc import Sequence
@@ -25,7 +26,7 @@ SUMMARY = """Write several runs as one page: curves over each other, final numbe
   python -m pipeline.compare runs=[runs/0001,runs/0002]
   python -m pipeline.compare runs=[runs/00*] out=mine.html"""
 COMPARISON_FILE = "compare.html"
-# More are told to be fewer: nobody tells so many curves apart, and the page has room for only so much.
+# Of more runs nobody tells the curves apart, and the page has no room for them.
 MOST_RUNS = 200
 RUNS_FOLDER = "runs"
 
@@ -39,7 +40,7 @@ def main(argv: list[str]) -> int:
     out = Path(config.out) if config.out is not None else shared_folder(folders) / COMPARISON_FILE
     try:
         groups = write_comparison(folders, out=out)
-    except (FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError) as error:
+    except OSError as error:
         raise UserError(f"{out}: cannot be written ({error.strerror}); name a file with out=") from None
     runs = "1 run" if len(folders) == 1 else f"{len(folders)} runs"
     of = "" if len(groups) == len(folders) else f" of {len(groups)} configuration{'s' if len(groups) > 1 else ''}"
@@ -69,8 +70,8 @@ def run_folders(named: Sequence[str]) -> list[Path]:
 
 def _places(name: str) -> list[Path]:
     if "*" in name:
-        # Hidden folders, and links to what is found anyway, are not meant by a pattern.
-        matches = sorted(Path().glob(name) if not Path(name).is_absolute() else Path("/").glob(name.lstrip("/")))
+        # Hidden folders, which Path.glob would find, and links to what is found anyway are not meant by a pattern.
+        matches = map(Path, sorted(glob.glob(name, recursive=True)))  # noqa: PTH207
         return [path for path in matches if path.is_dir() and not path.is_symlink()]
     path = Path(name)
     return [path if path.is_dir() or not (Path(RUNS_FOLDER) / path).is_dir() else Path(RUNS_FOLDER) / path]

@@ -29,7 +29,7 @@ def main(argv: list[str]) -> int:
     out = None if config.out is None else Path(config.out)
     try:
         path = write_report(Path(config.run), out=out)
-    except (FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError) as error:
+    except OSError as error:
         raise UserError(f"{out or config.run}: cannot be written ({error.strerror}); name a file with out=") from None
     sys.stdout.write(f"{path}\n")
     return 0

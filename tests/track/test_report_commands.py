@@ -57,6 +57,10 @@ def test_a_run_that_is_named_twice_counts_once_and_short_names_are_found(runs: P
     assert run_folders(["0001", "sweep-1"]) == [
         Path(f"runs/{name}") for name in ("0001", "sweep-1/0000", "sweep-1/0001")
     ]
+    (runs / ".removed").mkdir()
+    (runs / "0001").rename(runs / ".removed" / "0000")
+    assert run_folders(["runs/*"]) == run_folders(["0002", "0003", "sweep-1"])
+    (runs / ".removed" / "0000").rename(runs / "0001")
     assert run_folders(["runs/000*"]) == [Path(f"runs/000{number}") for number in (1, 2, 3)]
     assert len(run_folders(["runs"])) == 5
     assert [path.name for path in run_folders([f"{runs}/000[12]*"])] == ["0001", "0002"]

@@ -2,7 +2,7 @@
 
     make_page(title="runs/0001", lead="...", top=tiles(...), sections=[...], curves=data.content)
 
-The policy names the two scripts and the style sheet by their checksums: text from a run could not run as a script even
+The policy names the scripts and the style sheet by their checksums: text from a run could not run as a script even
 where it were not escaped.
 """
 
