@@ -15,6 +15,7 @@ import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
+from typing import TypeVar
 
 from data_prep.config import PREPARE_SCHEMAS, PrepareConfig
 from data_prep.prepare import prepare
@@ -22,12 +23,14 @@ from pipeline.compose import compose
 from pipeline.run_folder import describe_machine
 from pipeline.shards.manifest import DataSet
 
+T = TypeVar("T")
+
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 
-def take_turns(candidates: Mapping[str, Callable[[], float]], *, repeats: int) -> dict[str, list[float]]:
+def take_turns(candidates: Mapping[str, Callable[[], T]], *, repeats: int) -> dict[str, list[T]]:
     """Run each candidate once a turn, `repeats` turns, and return what each of them returned."""
-    results: dict[str, list[float]] = {name: [] for name in candidates}
+    results: dict[str, list[T]] = {name: [] for name in candidates}
     for _ in range(repeats):
         for name, run in candidates.items():
             results[name].append(run())
