@@ -8,10 +8,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from omegaconf import OmegaConf
 
 from data_prep.config import PREPARE_SCHEMAS, VERIFY_SCHEMAS, PrepareConfig
 from pipeline.card_config import CARD_SCHEMAS
-from pipeline.compose import Schemas, compose, first_difference, help_text, to_plain
+from pipeline.compose import (
+    Schemas,
+    _compose_whole,
+    compose,
+    compose_tree,
+    first_difference,
+    help_text,
+    to_plain,
+)
 from pipeline.config import TRAIN_SCHEMAS
 from pipeline.coord_check_config import COORD_CHECK_SCHEMAS
 from pipeline.evaluate_config import EVALUATE_SCHEMAS
@@ -75,6 +84,8 @@ REFUSED = [
     ("train", "trainer.max_epochs=x", "max_epochs"),
     ("train", "logger=tensorbord", "no such choice; there are none, tensorboard, wandb"),
     ("train", "logger.mode=on", "logger.mode"),
+    ("train", "seed=range(1,3)", r"Sweep parameters 'seed=range\(1,3\)'"),
+    ("train", "seed=1,2", "Ambiguous value for argument 'seed=1,2'"),
     ("train", "logger.finish_s=-1", "logger.finish_s=-1.0: seconds wanted, 0 or more"),
 ]
 
@@ -93,6 +104,29 @@ def test_an_option_of_a_group_goes_with_its_choice() -> None:
     assert "decode_check" in to_plain(config)["layout"]
     with pytest.raises(UserError, match=r"source\.root is needed"):
         compose("prepare", PREPARE_SCHEMAS, ["source=folder"])
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        [],
+        ["data.path=x", "model=mlp", "model.hidden=[16, 8]", "seed=3", "model.hidden=[4]"],
+        [
+            "model.depth=3",
+            "model=bottleneck_mlp",
+            "order=window",
+            "optimizer=lion",
+            "schedule.warmup={value:3,unit:steps}",
+        ],
+        ["experiment=cifar10_mlp", "trainer.max_epochs=2", "logger=none", "data.path='a=b c'", "batch.micro_size=null"],
+    ],
+)
+def test_what_is_kept_of_groups_changes_nothing_of_what_is_composed(options: list[str]) -> None:
+    """Hydra's own composition of everything at once is the oracle, also for a second time, after other values."""
+    whole = _compose_whole("train", TRAIN_SCHEMAS, options)
+    for _ in range(2):
+        assert OmegaConf.to_container(compose_tree("train", TRAIN_SCHEMAS, options)) == OmegaConf.to_container(whole)
+        compose_tree("train", TRAIN_SCHEMAS, [*options, "seed=77", "trainer.clip_norm=0.125"])
 
 
 def leaves(schema: type[Any]) -> set[str]:
