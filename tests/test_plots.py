@@ -8,9 +8,11 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 import pytest
+from matplotlib.axes import Axes
+from matplotlib.backend_bases import MouseEvent
 from PIL import Image
 
-from pipeline.track.plots import MARKERS, PALETTE, Axis, Mark, Panel, Series, draw_plot, save_plot, seeds_text
+from pipeline.track.plots import MARKERS, PALETTE, Axis, Field, Mark, Panel, Series, draw_plot, save_plot, seeds_text
 
 X, Y = [0.001, 0.01, 0.1], [40.0, 45.0, 42.0]
 PANEL = Panel(
@@ -59,6 +61,25 @@ def test_series_are_drawn_at_their_points_and_differ_by_more_than_colour() -> No
     lines = draw_plot([many], title="", caption="c").axes[0].get_lines()
     assert len({line.get_color() for line in lines}) == len(PALETTE)
     assert len({line.get_marker() for line in lines}) == len(MARKERS)
+
+
+def test_a_field_lies_behind_the_series_the_right_way_up_with_its_scale() -> None:
+    field = Field(values=[[0.0, 0.25], [0.5, 1.0]], extent=(0, 2, 10, 30), label="share", limits=(-1.0, 1.0))
+    panel = Panel(x=Axis(label="x"), y=Axis(label="y"), series=[Series(x=[1.0], y=[20.0])], field=field)
+    axes, scale = draw_plot([panel], title="", caption="c").axes
+    (image,) = axes.get_images()
+    assert [image.get_cursor_data(_event_at(axes, x, y)) for x, y in ((0.5, 15), (1.5, 15), (0.5, 25))] == [
+        0,
+        0.25,
+        0.5,
+    ]
+    assert (axes.get_xlim(), axes.get_ylim()) == ((0, 2), (10, 30))
+    assert (scale.get_ylabel(), scale.get_ylim()) == ("share", (-1, 1))
+    assert image.get_zorder() < axes.get_lines()[0].get_zorder()
+
+
+def _event_at(axes: Axes, x: float, y: float) -> MouseEvent:
+    return MouseEvent("motion_notify_event", axes.figure.canvas, *axes.transData.transform((x, y)))
 
 
 def test_ordered_series_go_from_dark_to_light() -> None:

@@ -1,4 +1,4 @@
-"""What an evaluation's pictures are made of, gathered while it goes on: on the device, in bounded memory.
+"""What an evaluation's pictures are made of, gathered while it goes on, on the device: 48 images, 8 bytes a sample.
 
     watch = EvalWatch(scores=Scores.softmax, num_classes=10)
     watch.add(logits_BK, losses_B, batch)                       # no synchronisation

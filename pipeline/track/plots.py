@@ -138,13 +138,13 @@ class Field:
         values: rows from the lowest y to the highest, each from the lowest x.
         extent: lowest and highest x, lowest and highest y.
         label: what the numbers are.
-        limits: what the ends of the colours stand for; None: the least and the greatest number.
+        limits: what the ends of the colours stand for.
     """
 
     values: Sequence[Sequence[float]]
     extent: tuple[float, float, float, float]
     label: str
-    limits: tuple[float, float] | None = None
+    limits: tuple[float, float]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -242,7 +242,7 @@ def _colour_of(panel: Panel, index: int) -> Any:
 
 
 def _draw_field(axes: Axes, field: Field) -> None:
-    low, high = field.limits or (None, None)
+    low, high = field.limits
     image = axes.imshow(
         field.values, origin="lower", extent=field.extent, vmin=low, vmax=high, cmap="cividis", aspect="auto"
     )
