@@ -90,7 +90,7 @@ def main(argv: list[str]) -> int:
         looped = partial(time_loop, num_images=len(files), workers=options.workers)
         decoded = partial(decode_part, distinct, num_images=len(files), workers=options.workers)
         copied = partial(copy_part, files, workers=options.workers)
-        rates = take_turns(
+        rates: dict[str, list[float]] = take_turns(
             {
                 DECODER: partial(looped, partial(decoded, min_scale=MIN_SCALE, resized=False)),
                 WHOLE_DECODER: partial(looped, partial(decoded, min_scale=None, resized=False)),
