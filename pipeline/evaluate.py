@@ -34,11 +34,12 @@ from pipeline.compose import compose, help_text
 from pipeline.config import from_stored
 from pipeline.data.loader import Batch, BatchLoader
 from pipeline.evaluate_config import EVALUATE_SCHEMAS, EvaluateConfig
-from pipeline.run_folder import CHECKPOINT_FOLDER, EVALUATION_FILE, TTA_FILE, read_stored_config
+from pipeline.run_folder import CHECKPOINT_FOLDER, EVALUATION_FILE, TTA_FILE
 from pipeline.shards.errors import UserError, run_entry_point
 from pipeline.shards.index import read_index
 from pipeline.shards.manifest import Split
 from pipeline.shards.publish import publish, publish_json
+from pipeline.track.run_reading import read_config
 from pipeline.trained import data_at
 from pipeline.trainer_config import Precision
 from pipeline.training.checkpoint import load_checkpoint, newest_whole_checkpoint
@@ -84,7 +85,7 @@ def evaluate(config: EvaluateConfig, world: World) -> dict[str, Any]:
         UserError: no run, no checkpoint, data that does not fit the model, or labels that do not fit the data.
     """
     folder = Path(config.run)
-    stored = world.agree(lambda: from_stored(read_stored_config(folder)))
+    stored = world.agree(lambda: from_stored(read_config(folder)))
     data = data_at(stored.data, config.data.path, check=config.data.check)
     crops = config.tta.crops
     if crops is not None:

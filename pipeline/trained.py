@@ -37,10 +37,11 @@ from pipeline.data.remote_set import open_data_set
 from pipeline.data.shard_cache import CacheOptions
 from pipeline.data_config import CacheConfig, Check, DataConfig
 from pipeline.init_config import Head, InitConfig
-from pipeline.run_folder import CHECKPOINT_FOLDER, CONFIG_FILE, read_json, read_stored_config
+from pipeline.run_folder import CHECKPOINT_FOLDER, CONFIG_FILE, read_json
 from pipeline.shards.errors import UserError
 from pipeline.shards.manifest import DATA_SET_FILE, DataSet
 from pipeline.shards.task import Task
+from pipeline.track.run_reading import read_config
 from pipeline.training.checkpoint import load_checkpoint, newest_whole_checkpoint
 from pipeline.training.ema import evaluated_weights
 from pipeline.training.initial import take_over
@@ -104,7 +105,7 @@ def open_trained(folder: Path, *, data_path: str | None = None, cache: CacheConf
     Raises:
         UserError: it is neither, has no whole checkpoint, or the run's data set is not there.
     """
-    config = from_stored(read_stored_config(folder))
+    config = from_stored(read_config(folder))
     weights, step = read_weights(folder)
     if (folder / FACTS_FILE).is_file():
         facts = facts_from_plain(read_json(folder / FACTS_FILE), path=folder / FACTS_FILE)

@@ -20,7 +20,7 @@ import torch
 
 from pipeline.compose import first_difference
 from pipeline.config import TrainConfig
-from pipeline.run_folder import SUMMARY_FILE, read_stored_config
+from pipeline.run_folder import SUMMARY_FILE
 from pipeline.shards.errors import UserError
 from pipeline.sweep_config import RunsConfig, Where
 from pipeline.sweeping.axes import Point
@@ -29,6 +29,7 @@ from pipeline.sweeping.local_runs import Job, last_line, run_here, slot_environm
 from pipeline.sweeping.resolve import check_explicit, explicit_options, identity, resolve
 from pipeline.sweeping.slurm_runs import run_as_jobs
 from pipeline.sweeping.table import Result
+from pipeline.track.run_reading import read_config
 
 log = logging.getLogger(__name__)
 
@@ -158,7 +159,7 @@ def _finished(place: PlannedRun) -> Result | None:
 
 def _check_config(place: PlannedRun, run: ResolvedRun) -> None:
     """Make sure that the run was the one that was decided on here; only another version of the code could differ."""
-    stored = {name: value for name, value in read_stored_config(place.folder).items() if name in run.identity}
+    stored = {name: value for name, value in read_config(place.folder).items() if name in run.identity}
     if difference := first_difference(run.identity, stored):
         name, wanted, got = difference
         log.warning("%s: ran with %s=%s where %s was wanted", place.folder, name, got, wanted)

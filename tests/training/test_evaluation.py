@@ -17,9 +17,9 @@ from pipeline.data.encoded import EncodedReader
 from pipeline.data.order import Slots
 from pipeline.evaluate import evaluate
 from pipeline.evaluate_config import EVALUATE_SCHEMAS
-from pipeline.run_folder import read_stored_config
 from pipeline.shards.errors import UserError
 from pipeline.shards.manifest import DataSet
+from pipeline.track.run_reading import read_config
 from pipeline.training.scores import Scores, outputs_of, scores_of
 from pipeline.training.several_answers import AnswerSums, answer_table, read_answers
 from runs import ONE_RANK, run_ranks, train_here, weights_of
@@ -64,7 +64,7 @@ def test_crops_are_averaged_as_probabilities(tmp_path: Path) -> None:
     )
     assert data_set.statistics is not None
     mean, std = torch.tensor(data_set.statistics.mean), torch.tensor(data_set.statistics.std)
-    model = build_model(from_stored(read_stored_config(tmp_path / "run")).model, in_features=192, num_classes=3, seed=0)
+    model = build_model(from_stored(read_config(tmp_path / "run")).model, in_features=192, num_classes=3, seed=0)
     model.load_state_dict({name.removeprefix("model."): value for name, value in weights_of(tmp_path / "run").items()})
     hits, losses = 0, []
     for sample in range(num_samples):

@@ -21,9 +21,9 @@ from pipeline.evaluate_config import EVALUATE_SCHEMAS
 from pipeline.export import compare, export
 from pipeline.export_config import EXPORT_SCHEMAS
 from pipeline.model_card import card_of
-from pipeline.run_folder import read_stored_config
 from pipeline.shards.errors import UserError
 from pipeline.shards.manifest import DataSet
+from pipeline.track.run_reading import read_config
 from pipeline.trained import build_trained, open_trained
 from runs import ONE_RANK, train_here, weights_of
 from synthetic_data import VAL_SAMPLES
@@ -56,7 +56,7 @@ def images_and_logits(run: Path, data: DataSet) -> tuple[torch.Tensor, torch.Ten
     assert data.statistics is not None
     mean, std = torch.tensor(data.statistics.mean), torch.tensor(data.statistics.std)
     images = (pixels.view(-1, 8, 8, 3) * std + mean).round().to(torch.uint8)
-    model = build_model(from_stored(read_stored_config(run)).model, in_features=192, num_classes=7, seed=0).eval()
+    model = build_model(from_stored(read_config(run)).model, in_features=192, num_classes=7, seed=0).eval()
     model.load_state_dict({name.removeprefix("model."): value for name, value in weights_of(run).items()})
     with torch.no_grad():
         return images, pixels, model(pixels)

@@ -17,9 +17,9 @@ from pipeline.compose import compose
 from pipeline.config import from_stored
 from pipeline.predict import find_images, predict
 from pipeline.predict_config import PREDICT_SCHEMAS
-from pipeline.run_folder import read_stored_config
 from pipeline.shards.errors import UserError
 from pipeline.shards.manifest import DataSet
+from pipeline.track.run_reading import read_config
 from pipeline.trained import open_trained
 from runs import train_here, weights_of
 from test_runs import all_samples
@@ -58,7 +58,7 @@ def predict_here(run: Path, *places: Path, **options: object) -> dict[str, list[
 
 def test_files_of_the_training_set_get_the_models_own_outputs(photos: Path, data_set: DataSet, run: Path) -> None:
     """The files have the size that is stored, so nothing is lost on the way and scores are equal to rounding."""
-    model = build_model(from_stored(read_stored_config(run)).model, in_features=192, num_classes=3, seed=0)
+    model = build_model(from_stored(read_config(run)).model, in_features=192, num_classes=3, seed=0)
     model.load_state_dict({name.removeprefix("model."): value for name, value in weights_of(run).items()})
     pixels, labels = all_samples(data_set, "val")
     expected = sorted(

@@ -18,9 +18,9 @@ from pipeline.config import TRAIN_SCHEMAS, TrainConfig, from_stored
 from pipeline.data.order import slots_of
 from pipeline.data.packed import PackedReader
 from pipeline.model_config import MlpConfig
-from pipeline.run_folder import read_stored_config
 from pipeline.shards.errors import UserError
 from pipeline.shards.manifest import DataSet
+from pipeline.track.run_reading import read_config
 from pipeline.training.checkpoint import load_checkpoint, newest_whole_checkpoint
 from runs import metric_rows, sample_ids, train_here, weights_of
 from synthetic_data import TRAIN_SAMPLES, VAL_SAMPLES
@@ -97,7 +97,7 @@ def test_the_run_folder_holds_what_others_rely_on(synthetic: DataSet, tmp_path: 
     stored = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert stored == summary
     assert {"val/top1_frac", "rate/images_per_s", "rate/data_wait_frac", "wall_s", "versions"} <= stored.keys()
-    config = from_stored(read_stored_config(tmp_path / "run"))
+    config = from_stored(read_config(tmp_path / "run"))
     assert config.model == MlpConfig(hidden=[16])
     assert (config.trainer.max_epochs, config.batch.size) == (2, 12)
 
