@@ -32,7 +32,6 @@ class ModelBytes:
     """What does not depend on the batch, whole, in bytes.
 
     Attributes:
-        gathered_frac: of the stored weights' size, that of the gathered ones: 0.5 in bfloat16.
         update: what the optimiser holds for a moment, beside its state.
     """
 
@@ -41,7 +40,6 @@ class ModelBytes:
     state: int
     average: int
     update: int
-    gathered_frac: float = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,7 +92,7 @@ def rank_memory(
     way: Way,
     ranks: int,
     copy: int = 0,
-    gathered: int = 0,
+    for_checkpoint: int = 0,
     compressed: int = 0,
     zeroed: bool = True,
     gradients_stay: bool = False,
@@ -104,7 +102,7 @@ def rank_memory(
     Args:
         ranks: that share one copy of the model, where it is sharded.
         copy: bytes that the rank keeps to write checkpoints from; it is whole, sharded or not.
-        gathered: bytes that the rank holds for a moment of a checkpoint, beside the copy.
+        for_checkpoint: bytes that the rank gathers for a moment of a checkpoint, beside the copy.
         compressed: bytes of gradients rounded for the exchange, of whole models; all may be under way at its end.
         zeroed: whether every backward pass begins without gradients. Where not, as with micro-batches, shards of them
             stay; of whole models those of the first passes lie beside the buckets, until the last pass fills these.
@@ -133,7 +131,7 @@ def rank_memory(
     }
     moments = {
         "a step": kept + max(forward, backward),
-        **({"a checkpoint": kept + gathered + gradients * gradients_stay} if gathered else {}),
+        **({"a checkpoint": kept + for_checkpoint + gradients * gradients_stay} if for_checkpoint else {}),
         **({"the exchange": kept + gradients + compressed} if compressed else {}),
         "the update": kept + gradients + -(-model.update // shards),
         "evaluation": kept + gradients * (gradients_stay or way is Way.ddp) + step.evaluation,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pipeline.planning.communication import ring_all_reduce_bytes, sharded_bytes
 from pipeline.planning.flop import forward_flop, training_flop
 from pipeline.planning.memory import RankMemory, Way, largest_slots
-from pipeline.planning.planned import Planned
+from pipeline.planning.planned import Planned, RankStudy
 from pipeline.planning.rows import Row, Section, bytes_text, count_text, flop_text
 from pipeline.trainer_config import GradientCompression
 
@@ -38,7 +38,7 @@ def memory_section(planned: Planned) -> Section:
         "images of batches": "of training and evaluation" if study.on_cpu else "as they come from the loader",
         "copy for checkpoints": "of rank 0, from the first one on; checkpoint.background=false: none",
         "optimiser state": type(planned.config.optimizer).__name__.removesuffix("Config"),
-        "weights": "bfloat16 copies count as activations" if study.bf16 else "float32",
+        "weights": _precision_note(study),
     }
     rows = [Row(name=name, value=bytes_text(size), note=notes.get(name, "")) for name, size in memory.parts.items()]
     rows.append(
@@ -87,7 +87,7 @@ def sent_bytes(planned: Planned) -> float:
     if study.way is Way.ddp:
         return ring_all_reduce_bytes(gradients, ranks=planned.config.world_size)
     return sharded_bytes(
-        model.weights * model.gathered_frac,
+        model.weights * (0.5 if study.bf16 else 1.0),
         gradients,
         ranks=study.shard_ranks,
         micro_batches=planned.batch.micro_batches,
@@ -107,6 +107,12 @@ def _largest(planned: Planned, *, way: Way, recomputed: bool) -> int:
 def _moments(memory: RankMemory) -> str:
     others = [f"{name} {bytes_text(size)}" for name, size in memory.moments.items() if name != memory.peak_moment]
     return f"in {memory.peak_moment}; {', '.join(others)}"
+
+
+def _precision_note(study: RankStudy) -> str:
+    if not study.bf16:
+        return "float32"
+    return "float32, gathered in bfloat16" if study.way is Way.fsdp else "bfloat16 copies count as activations"
 
 
 def _recomputed(recomputed: bool) -> str:

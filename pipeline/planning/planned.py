@@ -105,7 +105,7 @@ class RankStudy:
             way=way,
             ranks=self.shard_ranks,
             copy=self.copy_bytes if self.on_cpu else 0,
-            gathered=self._gathered_bytes if way is Way.fsdp else 0,
+            for_checkpoint=self._gathered_bytes if way is Way.fsdp else 0,
             compressed=model.gradients // 2 if way is Way.ddp and self._compresses else 0,
             zeroed=self.batch.micro_batches == 1,
             gradients_stay=self.config.checkpoint.every_steps is not None or self._ends_inside_epoch,
@@ -142,8 +142,10 @@ class RankStudy:
 
     @property
     def _ends_inside_epoch(self) -> bool:
-        max_steps = self.config.trainer.max_steps
-        return max_steps is not None and max_steps % max(1, self.data.num_samples // self.batch.slots) != 0
+        trainer, epoch_steps = self.config.trainer, max(1, self.data.num_samples // self.batch.slots)
+        if trainer.max_steps is None or trainer.max_steps >= trainer.max_epochs * epoch_steps:
+            return False
+        return trainer.max_steps % epoch_steps != 0
 
     @functools.cached_property
     def model_bytes(self) -> ModelBytes:
@@ -156,7 +158,6 @@ class RankStudy:
             average=rehearsal.weight_bytes if averaged else 0,
             # Of these torch has one kernel for the whole update, which holds nothing; not on the meta device.
             update=0 if isinstance(self.config.optimizer, SgdConfig | AdamWConfig) else rehearsal.update_bytes,
-            gathered_frac=0.5 if self.bf16 else 1.0,
         )
 
     def _passes(self, way: Way, slots: int, *, recomputed: bool) -> Passes:

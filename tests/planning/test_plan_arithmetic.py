@@ -80,7 +80,7 @@ def test_a_replica_holds_what_one_rank_holds_and_a_shard_gathers_for_a_checkpoin
     rounded = rank_memory(MODEL, STEP, way=Way.ddp, ranks=8, compressed=500)
     assert rounded.moments == {**ddp.moments, "the exchange": 1000 + 2000 + 30 + 1000 + 500}
     for inside, gradients in ((False, 0), (True, 1000 // 8)):
-        fsdp = rank_memory(MODEL, STEP, way=Way.fsdp, ranks=8, gathered=3000, gradients_stay=inside)
+        fsdp = rank_memory(MODEL, STEP, way=Way.fsdp, ranks=8, for_checkpoint=3000, gradients_stay=inside)
         assert fsdp.moments["a checkpoint"] == 3000 // 8 + 30 + 3000 + gradients
         assert fsdp.moments["evaluation"] == 3000 // 8 + 30 + 50 + gradients
 

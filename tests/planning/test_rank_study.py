@@ -53,3 +53,13 @@ def test_the_largest_batch_of_a_way_costs_no_more_than_two_rehearsals(monkeypatc
             study.memory(way=way, slots=slots)
         assert len(rehearsed) == len(set(rehearsed)) == 2 * num_ways
     assert study.flop_per_sample > 0
+
+
+def test_gradients_are_there_at_the_last_evaluation_where_the_run_ends_inside_an_epoch_alone() -> None:
+    options = ["batch.size=50", "trainer.max_epochs=3"]  # 2,000 steps an epoch
+    whole, at_an_end, beyond, inside = (
+        study_of("plain", *options, *limit).memory().moments["evaluation"]
+        for limit in ([], ["trainer.max_steps=4000"], ["trainer.max_steps=6001"], ["trainer.max_steps=4001"])
+    )
+    assert whole == at_an_end == beyond
+    assert inside == whole + study_of("plain").model_bytes.gradients
