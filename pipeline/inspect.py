@@ -35,6 +35,7 @@ from pipeline.data.order import Int64Array, Order, Slots
 from pipeline.data.reader import Reader
 from pipeline.inspect_config import BATCH_OPTIONS, INSPECT_SCHEMAS, InspectConfig
 from pipeline.inspected import GlobalBatch, Sample, table_of, tile_of, title_of
+from pipeline.run_data import fingerprint_of
 from pipeline.run_folder import RUN_FILE, read_json, read_stored_config
 from pipeline.shards.errors import UserError, run_entry_point
 from pipeline.shards.index import NO_LABEL, read_index
@@ -43,7 +44,6 @@ from pipeline.shards.publish import publish_bytes
 from pipeline.storage import open_store
 from pipeline.track.contact_sheet import Pixels, draw_sheet
 from pipeline.track.half_blocks import draw_in_terminal
-from pipeline.train import fingerprint_of
 from pipeline.world import World
 
 SUMMARY = """Show the images and labels of one update, before and after augmentation.

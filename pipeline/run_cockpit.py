@@ -1,6 +1,6 @@
 """A run's batch-size cockpit: opened before training with what the config says, closed after it with what was measured.
 
-cockpit = open_cockpit(config, world, batch=batch_plan, images=256, data_set=data_set, image_shape=(32, 32, 3))
+cockpit = open_cockpit(config, world, data)
 callbacks += build_noise_watch(config, cockpit, metric_log=metric_log)          # training notes the noise scale in it
 summary["batch_advice"] = close_cockpit(cockpit, config, module, recorder=recorder, metric_log=metric_log)
 """
@@ -23,7 +23,7 @@ from pipeline.planning.data_facts import DataFacts
 from pipeline.planning.memory import largest_slots
 from pipeline.planning.planned import RankStudy
 from pipeline.planning.rows import bytes_text
-from pipeline.shards.manifest import DataSet
+from pipeline.run_data import RunData
 from pipeline.track.bounds import LEAST_TRAINED_S, find_network_bound
 from pipeline.track.cockpit import Bound, Cockpit
 from pipeline.track.metric_log import MetricLog
@@ -34,34 +34,21 @@ from pipeline.training.module import ClassifierModule
 from pipeline.world import World
 
 
-def open_cockpit(
-    config: TrainConfig,
-    world: World,
-    *,
-    batch: BatchPlan,
-    images: int,
-    data_set: DataSet,
-    image_shape: tuple[int, int, int],
-) -> Cockpit:
-    """Return the cockpit of a run that is about to train; the memory that is free now is what it may have.
-
-    Args:
-        images: of an update, over all ranks.
-        image_shape: height, width and channels, as the model sees them.
-    """
+def open_cockpit(config: TrainConfig, world: World, data: RunData) -> Cockpit:
+    """Return the cockpit of a run that is about to train; the memory that is free now is what it may have."""
     facts = DataFacts(
-        title=data_set.name,
+        title=data.data_set.name,
         shard_counts=(),
         shard_bytes=np.zeros(0, dtype=np.int64),
-        image_shape=image_shape,
-        num_classes=data_set.num_classes,
-        task=data_set.task,
+        image_shape=data.image_shape,
+        num_classes=data.data_set.num_classes,
+        task=data.data_set.task,
     )
     room_bytes = torch.cuda.mem_get_info()[0] if world.cuda else available_bytes() // world.local_size
-    find_memory = functools.partial(memory_bound, config, world, batch=batch, data=facts, room_bytes=room_bytes)
+    find_memory = functools.partial(memory_bound, config, world, batch=data.batch, data=facts, room_bytes=room_bytes)
     is_off = config.track.noise_scale_every_steps is None
     return Cockpit(
-        images=images,
+        images=data.images_per_step,
         num_ranks=world.size,
         find_memory=find_memory,
         unmeasured="track.noise_scale_every_steps=null" if is_off else None,

@@ -1,35 +1,93 @@
 """What watches a run: its log with the tracker that the config names, and the callbacks that measure and draw.
 
-metric_log = open_metric_log(config, run, world_size=world.size)            # on rank 0
-callbacks += build_tracking(config.track, metric_log=metric_log, loader=train_loader)   # on every rank
-callbacks += build_sample_tracking(config, metric_log=metric_log, ...).callbacks
+watching = open_watching(config, world, run, opened, data=data, model=module.model)
+trainer = build_trainer(callbacks=[*watching.callbacks, ...], ...)
+watching.samples.evaluate_last(...)
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
+from contextlib import ExitStack
+from dataclasses import dataclass
 from importlib.util import find_spec
 
 import pytorch_lightning as pl
+from torch import nn
 
 from pipeline.config import TrainConfig
 from pipeline.data.loader import BatchLoader
 from pipeline.data.stream import StreamOrder
 from pipeline.logger_config import LoggerConfig, TensorBoardConfig, WandbConfig
+from pipeline.planning.flop import training_flop
+from pipeline.run_cockpit import build_noise_watch, open_cockpit
+from pipeline.run_data import RunData
 from pipeline.run_folder import Run
 from pipeline.shards.errors import UserError
+from pipeline.track.cockpit import Cockpit
 from pipeline.track.drawing import Drawing
 from pipeline.track.eval_pictures import EvaluationPictures
 from pipeline.track.first_layer import FirstLayerPictures
 from pipeline.track.follower import FollowerOptions, start_follower
 from pipeline.track.gap import GeneralisationGap
 from pipeline.track.layer_watch import LayerWatch
+from pipeline.track.loss_limit import LossLimit
 from pipeline.track.metric_log import MetricLog
+from pipeline.track.recorder import Recorder
 from pipeline.track.sample_pictures import AugmentedPicture
 from pipeline.track.sample_tracking import SampleTracking
+from pipeline.track.utilisation import Utilisation
 from pipeline.track_config import TrackConfig
 from pipeline.trainer_config import Precision
+from pipeline.world import World
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Watching:
+    """What watches a run on this rank; `metric_log` is None on every rank but 0.
+
+    Attributes:
+        callbacks: all of it that looks on while the run trains, in the order in which it must.
+    """
+
+    metric_log: MetricLog | None
+    recorder: Recorder
+    cockpit: Cockpit
+    samples: SampleTracking
+    callbacks: list[pl.Callback]
+
+
+def open_watching(
+    config: TrainConfig, world: World, run: Run, opened: ExitStack, *, data: RunData, model: nn.Module
+) -> Watching:
+    """Return what watches a run that starts or goes on; `opened` closes it."""
+    metric_log = open_metric_log(config, run, world_size=world.size) if world.rank == 0 else None
+    if metric_log is not None:
+        opened.callback(metric_log.close)
+    samples = build_sample_tracking(config, metric_log=metric_log, loader=data.train, val_loader=data.val)
+    opened.callback(samples.close)
+    recorder = Recorder(
+        metric_log=metric_log,
+        loader=data.train,
+        utilisation=Utilisation(
+            count_flop=functools.partial(training_flop, model),
+            stated_flops_per_s=config.track.peak_flops_per_s,
+            bf16=config.trainer.precision is Precision.bf16,
+        ),
+        log_every_steps=config.trainer.log_every_steps,
+        images_per_step=data.images_per_step,
+        loss_limit=LossLimit(config.trainer.max_loss_ratio),
+    )
+    cockpit = open_cockpit(config, world, data)
+    callbacks = [
+        recorder,
+        *build_tracking(config.track, metric_log=metric_log, loader=data.train),
+        *build_noise_watch(config, cockpit, metric_log=metric_log),
+        *samples.callbacks,
+    ]
+    return Watching(metric_log=metric_log, recorder=recorder, cockpit=cockpit, samples=samples, callbacks=callbacks)
 
 
 def require_tracker(config: LoggerConfig) -> None:

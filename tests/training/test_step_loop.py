@@ -65,7 +65,7 @@ def test_runs_are_those_of_lightnings_loop_with_its_checkpoints_counters_and_hoo
 ) -> None:
     spies = {"own": Spy(), "lightning": Spy()}
     for name, spy in spies.items():
-        monkeypatch.setattr("pipeline.train.build_tracking", lambda *_, spy=spy, **__: [spy])
+        monkeypatch.setattr("pipeline.run_tracking.build_tracking", lambda *_, spy=spy, **__: [spy])
         if name == "lightning":
             monkeypatch.setattr("pipeline.build_trainer.use_step_loop", lambda trainer: None)
         train_here(synthetic.root, tmp_path / name, *OPTIONS, *options)
