@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline import train
+from pipeline import run_summary
 from pipeline.data.loader import BatchLoader
 from pipeline.data.order import FullOrder, Slots
 from pipeline.data.packed import PackedReader
@@ -137,7 +137,7 @@ def test_measuring_changes_nothing_of_the_run(
         modules.append(module)
         return found
 
-    monkeypatch.setattr(train, "find_bound", spy)
+    monkeypatch.setattr(run_summary, "find_bound", spy)
     with_it = train_here(synthetic.root, tmp_path / "with", MEASURED, *BATCHES)
     without = train_here(synthetic.root, tmp_path / "without", MEASURED, *BATCHES, "trainer.measure_bound=false")
     assert len(modules) == 1
