@@ -15,6 +15,7 @@ import re
 from collections.abc import Iterator, Mapping
 from enum import Enum
 from functools import lru_cache
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -110,16 +111,17 @@ def help_text(root: str, schemas: Schemas, *, summary: str) -> str:
     for name, default, meaning in _options(schemas["root"], tree):
         if name.split(".")[0] not in groups:
             lines.append(_option_line(name, default, meaning))
-    for group in groups:
-        choices = sorted(path.stem for path in (CONF_FOLDER / group).glob("*.yaml"))
+    choices_of = {group: sorted(path.stem for path in (CONF_FOLDER / group).glob("*.yaml")) for group in groups}
+    # The first of each group together, then the second, and so on: one group's options are not another's.
+    rounds = zip_longest(*([f"{group}={choice}" for choice in choices] for group, choices in choices_of.items()))
+    trees = [compose_tree(root, schemas, [choice for choice in chosen if choice]) for chosen in rounds]
+    for group, choices in choices_of.items():
         lines += ["", f"{group}={'|'.join(choices)}"]
-        for choice in choices:
-            schema = schemas.get(f"{group}/{choice}")
-            if schema is None:
+        for choice, chosen in zip(choices, trees, strict=False):
+            if (schema := schemas.get(f"{group}/{choice}")) is None:
                 continue
-            chosen = compose_tree(root, schemas, [f"{group}={choice}"])[group]
             lines.append(f"  {group}={choice}")
-            for name, default, meaning in _options(schema, chosen):
+            for name, default, meaning in _options(schema, chosen[group]):
                 lines.append("  " + _option_line(f"{group}.{name}", default, meaning))
     return "\n".join(lines) + "\n"
 
