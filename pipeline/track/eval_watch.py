@@ -23,6 +23,7 @@ from torch import distributed
 from pipeline.data.loader import Batch
 from pipeline.track.confusion import Pair, most_frequent
 from pipeline.track.hardest import TopSample, TopSamples
+from pipeline.training.class_report import answers_of
 from pipeline.training.objective import targets_of
 from pipeline.training.scores import Scores, scores_of
 
@@ -60,8 +61,7 @@ class EvalWatch:
         """Add what a model said of a batch; samples of weight 0 are left out."""
         scores_BK = scores_of(logits_BK, self.scores)
         scores_BK = torch.where(scores_BK.isnan(), -torch.inf, scores_BK)
-        # Of logits, as the class report has it: high scores may be equal where logits are not.
-        answers_B = torch.where(logits_BK.isnan(), -torch.inf, logits_BK).argmax(dim=1)
+        answers_B = answers_of(logits_BK)  # not of scores: high ones may be equal where logits are not
         confidences_B = scores_BK.gather(1, answers_B[:, None])[:, 0]
         said = {"answers_B": answers_B, "confidences_B": confidences_B}
         self._worst.add(losses_B, batch, losses_B=losses_B, **said)

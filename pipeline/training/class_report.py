@@ -76,8 +76,7 @@ class ClassSums:
         samples.index_add_(0, labels_B, kept_B)
         hits.index_add_(0, labels_B, kept_B * (num_ahead(logits_BK, labels_B) < 1))
         if self._has_confusion:
-            answers_B = torch.where(logits_BK.isnan(), -torch.inf, logits_BK).argmax(dim=1)
-            confusion.index_add_(0, labels_B * self.num_classes + answers_B, kept_B)
+            confusion.index_add_(0, labels_B * self.num_classes + answers_of(logits_BK), kept_B)
 
     def read(self) -> ClassReport:
         """Return the counts over all ranks, which call this together."""
@@ -85,6 +84,11 @@ class ClassSums:
         samples, hits, confusion = counts.tensor_split([self.num_classes, 2 * self.num_classes])
         shape = (self.num_classes, self.num_classes)
         return ClassReport(samples=samples, hits=hits, confusion=confusion.view(shape) if self._has_confusion else None)
+
+
+def answers_of(logits_BK: torch.Tensor) -> torch.Tensor:
+    """Return the class of each sample's highest logit, (B,), the lowest of several; what is no number is the lowest."""
+    return torch.where(logits_BK.isnan(), -torch.inf, logits_BK).argmax(dim=1)
 
 
 def report_of_labels(found: AveragePrecision) -> ClassReport:

@@ -14,6 +14,7 @@ from PIL import Image
 
 from coco_data import CLASSES, make_coco
 from forked import end_ranks, exit_codes, fork_ranks, wait_long
+from pipeline.shards.index import read_index
 from pipeline.shards.manifest import DataSet
 from pipeline.track import eval_pictures, sample_pictures
 from pipeline.track.contact_sheet import draw_sheet, png_of
@@ -173,8 +174,13 @@ def test_of_images_that_a_decoder_crops_the_whole_ones_are_beside_what_is_seen(
 
 
 def test_of_several_labels_there_are_pictures_and_average_precision(tmp_path: Path) -> None:
-    data, _ = make_coco(tmp_path)
+    # Small shards and batches: their samples have at most two labels, or three, or four.
+    data, _ = make_coco(tmp_path, "layout.shard_bytes=8000")
+    shards = data.split("val").shards
+    widths = {read_index(s.index_path, num_samples=s.num_samples)["labels"].shape[1] for s in shards}
+    assert len(widths) > 1
     options = [*DRAWN, "objective=binary_cross_entropy", "augment=none", "trainer.max_epochs=2"]
+    options.append("evaluation.slots_per_rank=4")
     summary = train_here(data.root, tmp_path / "run", *options)
     names = {medium.name for medium in read_media(tmp_path / "run")}
     assert {"val/worst", "val/confident_wrong", "val/per_class", "data/augmented"} <= names
