@@ -14,7 +14,6 @@ from pipeline.track.plots import Axis, Field, Panel, Series, seeds_text
 from pipeline.trained import build_trained, open_trained
 
 LINEAR, HIDDEN = "logistic_regression", "mlp"
-NAMES = {LINEAR: "linear", HIDDEN: "one hidden layer"}
 ACCURACY = "val/top1_frac"
 # Points of the plane on a grid of every second level, 0 to 254.
 LEVELS = np.arange(0, 256, 2)

@@ -5,10 +5,9 @@
 
 Lightning's own calls each of some thirty hooks on every callback and on the module, whether it does anything or not,
 keeps results of `self.log`, and wraps the optimiser three times. This one calls the hooks that somebody has written, in
-Lightning's order, and keeps Lightning's counters, so that checkpoints, resumes and `trainer.global_step` are as ever. It
-saves 0.46 ms a step of the thread that trains (median of 7 pairs, 0.39 to 0.86), of 1.5 where the model is tiny. A resumed
-run's first batch goes through Lightning's loop, which alone knows how
-to start in the middle.
+Lightning's order, and keeps Lightning's counters: checkpoints, resumes and `trainer.global_step` are as ever. It saves
+0.46 ms a step of the thread that trains (median of 7 pairs, 0.39 to 0.86), of 1.5 where the model is tiny. The first
+batch after a resume goes through Lightning's loop, which alone knows how to start in the middle.
 
 Not there: `self.log`, learning-rate schedulers, several optimisers, manual optimisation, a hook that returns -1, and
 the hooks on zero_grad and of the strategy. None of them is used (`tests/training/test_step_loop.py` holds both loops

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from pipeline.studies.estimate import bootstrapped, difference_of, mean_of, slope_of
+from pipeline.studies.estimate import difference_of, mean_of
 
 
 def test_the_interval_of_a_mean_is_students() -> None:
@@ -36,22 +36,6 @@ def test_what_seeds_share_leaves_no_spread_in_a_difference() -> None:
     assert (found.value, found.low, found.high) == (1.0, 1.0, 1.0)
     with pytest.raises(ValueError, match="one of each for every seed"):
         difference_of([1.0], [1.0, 2.0])
-
-
-def test_a_power_laws_exponent_is_found_and_lies_in_its_interval() -> None:
-    rng = np.random.default_rng(7)
-    x = np.array([1.0, 2.0, 4.0, 8.0, 16.0])
-    found = slope_of(x, (3 * x**-0.5 * np.exp(rng.normal(0, 0.05, (6, 5)))).tolist())
-    assert found.value == pytest.approx(-0.5, abs=0.03)
-    assert found.low < -0.5 < found.high
-    assert found.high - found.low < 0.1
-
-
-def test_the_same_runs_give_the_same_interval() -> None:
-    rows = np.random.default_rng(3).normal(size=(4, 1))
-    first, second = (bootstrapped(rows, lambda some: float(some.mean())) for _ in range(2))
-    assert first == second
-    assert first.low < first.value < first.high
 
 
 def test_no_values_are_refused() -> None:

@@ -15,6 +15,8 @@ from pipeline.studies.study import Group, Outcome, Picture, Scale, Study, StudyR
 from pipeline.studies.verdict import Check
 from pipeline.study import carry_out_study, main
 from pipeline.study_config import StudyConfig
+from pipeline.sweeping.axes import points, read_swept
+from pipeline.sweeping.many import resolved
 from pipeline.track.plots import Axis, Panel, Series
 
 SHORT = ("optimizer=sgd", "augment=none", "batch.size=50", "trainer.max_epochs=8", "optimizer.rate=0.1")
@@ -86,9 +88,6 @@ def test_a_study_that_is_not_there_is_refused_with_those_that_are() -> None:
 @pytest.mark.parametrize("scale", Scale)
 @pytest.mark.parametrize("study", STUDIES.values(), ids=STUDIES)
 def test_a_study_declares_runs_that_compose(study: Study, scale: Scale) -> None:
-    from pipeline.sweeping.axes import points, read_swept
-    from pipeline.sweeping.many import resolved
-
     seeds = ",".join(map(str, range(study.seeds[scale])))
     for group in study.groups(scale, seeds):
         assert group.data in data_sets.DATA_SETS
