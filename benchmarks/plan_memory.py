@@ -81,7 +81,10 @@ CASES = {
     "fsdp, 2 ranks, checkpoints between steps": Case(
         ranks=2, options=(*DEEP, "batch.size=128", "trainer.strategy=fsdp", f"checkpoint.every_steps={STEPS // 2}")
     ),
-    "fsdp, 2 ranks, evaluation": Case(ranks=2, options=(*EVALUATED, "trainer.strategy=fsdp")),
+    # Of a model so small that its checkpoint takes less.
+    "fsdp, 2 ranks, evaluation": Case(
+        ranks=2, options=(*EVALUATED, "model.depth=2", "model.width=64", "trainer.strategy=fsdp")
+    ),
     "fsdp, 4 ranks": Case(ranks=4, options=(*DEEP, "batch.size=1024", "trainer.strategy=fsdp")),
 }
 
