@@ -36,7 +36,7 @@ from pipeline.data.reader import Reader
 from pipeline.inspect_config import BATCH_OPTIONS, INSPECT_SCHEMAS, InspectConfig
 from pipeline.inspected import GlobalBatch, Sample, table_of, tile_of, title_of
 from pipeline.run_data import fingerprint_of
-from pipeline.run_folder import RUN_FILE, read_json, read_stored_config
+from pipeline.run_folder import RUN_FILE, read_json
 from pipeline.shards.errors import UserError, run_entry_point
 from pipeline.shards.index import NO_LABEL, read_index
 from pipeline.shards.manifest import ShardEntry, Split
@@ -44,6 +44,7 @@ from pipeline.shards.publish import publish_bytes
 from pipeline.storage import open_store
 from pipeline.track.contact_sheet import Pixels, draw_sheet
 from pipeline.track.half_blocks import draw_in_terminal
+from pipeline.track.run_reading import read_config
 from pipeline.world import World
 
 SUMMARY = """Show the images and labels of one update, before and after augmentation.
@@ -150,7 +151,7 @@ def training_config(config: InspectConfig, *, given: Iterable[str]) -> TrainConf
         default: TrainConfig = compose("train", TRAIN_SCHEMAS, [])
         batch = {name: getattr(config, name) for name in BATCH_OPTIONS}
         return dataclasses.replace(default, data=config.data, cache=config.cache, **batch)
-    stored = from_stored(read_stored_config(Path(config.run)))
+    stored = from_stored(read_config(Path(config.run)))
     names = [name.replace("/", ".").split(".") for name in given]
     for first, *_ in names:
         if first in BATCH_OPTIONS:

@@ -2,6 +2,7 @@
 
     config.yaml  run.json  metrics.jsonl  media.jsonl  media/  checkpoints/  summary.json  report.html
     evaluation.json  evaluation-tta.json  run.lock  sample_ids.rank<R>.jsonl
+    wandb.json  wandb/  tensorboard/  tracker.lock
 
 `open_run` decides, on rank 0 alone, whether a run starts, goes on or is refused.
 """
@@ -27,7 +28,7 @@ from pipeline.config import TrainConfig, from_stored, to_stored
 from pipeline.run_lock import LOCK_FILE, hold_run
 from pipeline.shards.errors import UserError
 from pipeline.shards.publish import PART_SUFFIX, publish_bytes, publish_json, remove_part_files
-from pipeline.track.run_reading import read_facts
+from pipeline.track.run_reading import read_config, read_facts
 from pipeline.training.checkpoint import checkpoint_to_resume, load_checkpoint
 
 log = logging.getLogger(__name__)
@@ -153,8 +154,7 @@ def _folder_begun_by(launch: str | None) -> Path | None:
 
 
 def _was_begun_by(folder: Path, launch: str | None) -> bool:
-    path = folder / RUN_FILE
-    return launch is not None and path.exists() and read_json(path).get("launch") == launch
+    return launch is not None and read_facts(folder).get("launch") == launch
 
 
 def _create(folder: Path, config: TrainConfig, fingerprint: dict[str, Any], launch: str | None) -> None:
@@ -174,22 +174,9 @@ def _config_yaml(config: TrainConfig) -> bytes:
     return OmegaConf.to_yaml(OmegaConf.create(to_stored(config))).encode()
 
 
-def read_stored_config(folder: Path) -> dict[str, Any]:
-    """Return config.yaml of a run folder as plain dicts.
-
-    Raises:
-        UserError: there is none.
-    """
-    path = folder / CONFIG_FILE
-    if not path.is_file():
-        raise UserError(f"run={folder}: no {CONFIG_FILE}, so no run; train one with `make train`")
-    plain: Any = OmegaConf.to_container(OmegaConf.load(path))
-    return dict(plain)
-
-
 def _refuse_other_config(folder: Path, config: TrainConfig) -> None:
     # By way of the schema: an option that the stored file does not know yet had its default.
-    old = to_stored(from_stored(read_stored_config(folder)))
+    old = to_stored(from_stored(read_config(folder)))
     new = to_stored(config)
     for tree in (old, new):
         for name in FREE_FIELDS:
