@@ -17,7 +17,7 @@ class TrackConfig:
         default=50, metadata={"help": "steps between measurements of the gradient noise scale; null: off"}
     )
     pictures: bool = field(
-        default=True, metadata={"help": "first layer's weights, augmented inputs, best and worst samples, confusion"}
+        default=True, metadata={"help": "first layer's weights, augmented inputs, hardest and wrong samples, confusion"}
     )
     gap: bool = field(
         default=True,

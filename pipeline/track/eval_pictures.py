@@ -18,7 +18,7 @@ import numpy as np
 import pytorch_lightning as pl
 
 from pipeline.track.confusion import MAX_DRAWN, MAX_WRITTEN, Pair, draw_confusion
-from pipeline.track.contact_sheet import Tile, draw_sheet, png_of, shrunk
+from pipeline.track.contact_sheet import NARROW_TILE_WIDTH, Tile, draw_sheet, png_of, shrunk
 from pipeline.track.drawing import Drawing
 from pipeline.track.eval_watch import EvalWatch, Watched
 from pipeline.track.hardest import TopSample
@@ -31,9 +31,6 @@ TIMES_BETWEEN = 5
 # Rows of the table of classes, the worst ones.
 MAX_CLASS_ROWS = 1000
 MAX_LABELS_TOLD = 4
-# Room for a class name of some twenty letters; and the most pixels that a picture has a side: 24 of 224x224 as they are
-# would make a file of 1.5 MB.
-TILE_WIDTH, MAX_SIDE = 144, 128
 
 
 class EvaluationPictures(pl.Callback):
@@ -103,7 +100,7 @@ def log_samples(metric_log: MetricLog, watched: Watched, *, step: int, classes: 
             told = "below each its label, the answer and how sure it is, the loss"
             title = f"Step {step:,}: the {len(samples)} {what}; {told}"
             tiles = [tile_of(sample, classes=classes, scores=scores) for sample in samples]
-            png = png_of(draw_sheet(tiles, title=title, min_tile_width=TILE_WIDTH))
+            png = png_of(draw_sheet(tiles, title=title, min_tile_width=NARROW_TILE_WIDTH))
             metric_log.picture(step=step, name=name, png=png, caption=title)
 
 
@@ -113,7 +110,7 @@ def tile_of(sample: TopSample, *, classes: Sequence[str], scores: Scores) -> Til
     more = len(sample.labels) - len(told)
     labels = ", ".join(told) + (f" and {more} more" if more else "") if told else "no label"
     return Tile(
-        pictures=(shrunk(sample.image_HWC, side=MAX_SIDE),),
+        pictures=(shrunk(sample.image_HWC),),
         lines=(
             labels,
             f"{_confidence(sample.confidence, scores)} {classes[sample.answer]}",

@@ -23,7 +23,7 @@ from pipeline.data.loader import Batch
 from pipeline.data.reader import Reader
 from pipeline.data.uncropped import whole_images
 from pipeline.shards.index import NO_LABEL
-from pipeline.track.contact_sheet import Pixels, Tile, draw_sheet, png_of, shrunk
+from pipeline.track.contact_sheet import NARROW_TILE_WIDTH, Pixels, Tile, draw_sheet, png_of, shrunk
 from pipeline.track.drawing import Drawing
 from pipeline.track.metric_log import MetricLog
 from pipeline.training.module import ClassifierModule
@@ -31,8 +31,6 @@ from pipeline.training.module import ClassifierModule
 # An even number: mixup blends neighbours.
 NUM_SHOWN = 16
 FIRST_STEP = 1
-# Room for a class name of some twenty letters, where a tile has one picture; and the most pixels that it has a side.
-TILE_WIDTH, MAX_SIDE = 144, 128
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,9 +115,9 @@ def draw_inputs(inputs: Sequence[SeenInput], *, classes: Sequence[str], is_cropp
     tiles = []
     for one in inputs:
         pictures = (one.seen_HWC,) if is_untouched else (one.before_HWC, one.seen_HWC)
-        small = tuple(shrunk(pixels_HWC, side=MAX_SIDE) for pixels_HWC in pictures)
+        small = tuple(shrunk(pixels_HWC) for pixels_HWC in pictures)
         tiles.append(Tile(pictures=small, lines=(_told(one, classes), f"id {one.sample_id}")))
-    return png_of(draw_sheet(tiles, title=title, min_tile_width=TILE_WIDTH)), title
+    return png_of(draw_sheet(tiles, title=title, min_tile_width=NARROW_TILE_WIDTH)), title
 
 
 def _log(metric_log: MetricLog, inputs: Sequence[SeenInput], *, classes: Sequence[str], is_cropped: bool) -> None:

@@ -17,7 +17,7 @@ from forked import end_ranks, exit_codes, fork_ranks, wait_long
 from pipeline.shards.index import read_index
 from pipeline.shards.manifest import DataSet
 from pipeline.track import eval_pictures, sample_pictures
-from pipeline.track.contact_sheet import draw_sheet, png_of
+from pipeline.track.contact_sheet import NARROW_TILE_WIDTH, draw_sheet, png_of
 from pipeline.track.eval_pictures import tile_of
 from pipeline.track.hardest import TopSample
 from pipeline.track.media import Kind, MediaLog, Medium, read_media
@@ -57,7 +57,7 @@ def shown(found: Evaluated, rows: np.ndarray) -> list[TopSample]:
 def assert_shows(picture: Medium, samples: list[TopSample], data: DataSet) -> None:
     """Assert that a picture is a sheet of these samples, pixel by pixel."""
     tiles = [tile_of(sample, classes=data.classes, scores=Scores.softmax) for sample in samples]
-    expected = pixels_of(png_of(draw_sheet(tiles, title=picture.caption, min_tile_width=eval_pictures.TILE_WIDTH)))
+    expected = pixels_of(png_of(draw_sheet(tiles, title=picture.caption, min_tile_width=NARROW_TILE_WIDTH)))
     assert np.array_equal(pixels_of(picture.path.read_bytes()), expected)
 
 
