@@ -30,8 +30,9 @@ from pipeline.track.report.text import UNITS, title_of
 from pipeline.track.run_reading import CONFIG_FILE, RUN_FILE, SUMMARY_FILE, flat, read_config, read_facts, read_summary
 
 PAGE_FOLDER = Path(__file__).with_name("page")
-PLOT_FOLDER = Path(__file__).parent.parent / "report" / "assets"
-PLOT_FILES = ("uPlot.iife.min.js", "uPlot.min.css")
+SHARED_FOLDER = Path(__file__).parent.parent / "report" / "assets"
+# Of the report, too.
+SHARED_FILES = ("uPlot.iife.min.js", "uPlot.min.css", "palette.css")
 TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript"}
 # Files from which everything but the rows of a run is read.
 ABOUT_FILES = (CONFIG_FILE, RUN_FILE, SUMMARY_FILE, MEDIA_FILE)
@@ -80,8 +81,8 @@ def answer(runs: RunIndex, address: str) -> Answer:
 @cache
 def page_files() -> dict[str, Answer]:
     """Return the files that make up the page, by path."""
-    files = [*(path for path in PAGE_FOLDER.iterdir() if path.suffix in TYPES), *(PLOT_FOLDER / n for n in PLOT_FILES)]
-    contents = {path.name: path.read_bytes() for path in files}
+    own = (path for path in PAGE_FOLDER.iterdir() if path.suffix in TYPES)
+    contents = {path.name: path.read_bytes() for path in (*own, *(SHARED_FOLDER / name for name in SHARED_FILES))}
     # Made of NAMES, so that what a report and the page call a thing cannot differ.
     lines = (f"export const {name} = {json.dumps(what)};\n" for name, what in NAMES.items())
     contents["names.js"] = "".join(lines).encode()

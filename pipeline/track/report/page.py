@@ -20,7 +20,7 @@ from pipeline.track.report.markup import Section
 from pipeline.track.report.text import escaped
 
 SCRIPTS = ("uPlot.iife.min.js", "charts.js", "page.js")
-STYLES = ("uPlot.min.css", "report.css")
+STYLES = ("uPlot.min.css", "palette.css", "report.css")
 # uPlot's licence, which wants to stand where the code does.
 LICENCE = "uPlot.LICENSE"
 MAX_PAGE_BYTES = 5_000_000

@@ -1,7 +1,6 @@
-// Colours that colour-blind people can tell apart (after Okabe and Ito), in the same order for both themes.
+// Colours of runs, which are those of palette.css, and of layers; each theme has its own, in the same order.
 
-const LIGHT = ["#0072b2", "#d55e00", "#009e73", "#b5548f", "#c98a00", "#3f9fd6", "#7a5c20", "#111111"];
-const DARK = ["#4aa3df", "#ff8c42", "#2fc79a", "#e29cc4", "#f2b632", "#9bd6f7", "#c4a866", "#eeeeee"];
+const NUM_COLOURS = 8;
 const DASHES = [[], [8, 4], [2, 3], [10, 3, 2, 3]];
 // Viridis, from the first layer to the last.
 const RAMP_LIGHT = ["#440154", "#414487", "#2a788e", "#22a884", "#58b13c", "#b8a500"];
@@ -11,8 +10,9 @@ export const darkTheme = window.matchMedia("(prefers-color-scheme: dark)");
 
 /** The colour and the dashes of the run in a slot; beyond the eighth, colours come again with dashes. */
 export function lineOf(slot) {
-  const colours = darkTheme.matches ? DARK : LIGHT;
-  return { colour: colours[slot % colours.length], dash: DASHES[Math.floor(slot / colours.length) % DASHES.length] };
+  return {
+    colour: styled(`--c${slot % NUM_COLOURS}`), dash: DASHES[Math.floor(slot / NUM_COLOURS) % DASHES.length],
+  };
 }
 
 /** The colour at a place from 0 to 1. */
