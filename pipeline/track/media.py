@@ -56,7 +56,7 @@ class Medium:
         """
         try:
             content = json.loads(self.path.read_bytes())
-            return list(content["columns"]), [list(row) for row in content["rows"]]
+            return [str(column) for column in content["columns"]], [list(row) for row in content["rows"]]
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise ValueError(f"{self.path}: no table ({error!r})") from None
 

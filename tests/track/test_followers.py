@@ -17,6 +17,8 @@ from pipeline.track.following import follow, hold_tracker
 from pipeline.track.media import Medium
 from pipeline.track.metric_log import MetricLog
 from pipeline.track.run_reading import RunRecord
+from started import processes_in
+from tiny_data import ROOT
 from waiting import wait_until
 
 
@@ -114,6 +116,40 @@ def test_a_process_that_was_killed_is_told_once_at_the_end(caplog: pytest.LogCap
     assert [record.message for record in caplog.records] == [
         "tensorboard was ended by signal 9; the run folder has it all"
     ]
+
+
+LOGGING = """
+import os, sys, time
+from pathlib import Path
+from pipeline.track.follower import FollowerOptions, start_follower
+from pipeline.track.metric_log import MetricLog
+folder = Path(sys.argv[1])
+options = FollowerOptions(folder=str(folder), tracker="tensorboard", finish_s=250, world_size=1, parent=os.getpid())
+log = MetricLog(folder, resume_step=0, open_view=lambda: start_follower(options))
+if os.fork():
+    (folder / "forked").touch()
+time.sleep(1000)
+"""
+
+
+@pytest.mark.slow
+def test_a_killed_training_is_noticed_though_a_process_that_it_forked_lives_on(tmp_path: Path) -> None:
+    """That one holds the pipe open, whose end tells that training has ended."""
+    pytest.importorskip("tensorboard")
+    run = make_run(tmp_path / "run")
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    training = subprocess.Popen([sys.executable, "-c", LOGGING, str(run)], cwd=tmp_path, env=environment)
+    try:
+        wait_until((run / "forked").exists, what="a forked process")
+        wait_until((run / "tensorboard").exists, what="the tracker at work")
+        assert len(processes_in(tmp_path)) == 3
+        training.kill()
+        training.wait()
+        wait_until(lambda: len(processes_in(tmp_path)) == 1, what="the end of the tracker's process")
+    finally:
+        training.kill()
+        for process in processes_in(tmp_path):
+            os.kill(process, signal.SIGKILL)
 
 
 def test_a_tracker_that_fails_is_one_line_and_the_log_goes_on(
