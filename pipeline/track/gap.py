@@ -96,7 +96,8 @@ class GeneralisationGap(pl.Callback):
         except (UserError, OSError) as error:
             failure = error
         if over_ranks(float(failure is not None), "max", device=device):
-            log.warning("the generalisation gap is left out: training images cannot be read again (%s)", failure)
+            reason = failure or "on another rank"
+            log.warning("the generalisation gap is left out: training images cannot be read again (%s)", reason)
             self._is_off = True
             return []
         if not is_last:
