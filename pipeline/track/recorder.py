@@ -31,6 +31,7 @@ class Recorder(pl.Callback):
     """Logs training and evaluation; `metric_log` is None on every rank but 0.
 
     Attributes:
+        trained_s: seconds of all steps so far, evaluation and checkpoints left out.
         replayed: this rank's part of the last step's batch, for measurements after training; None before.
     """
 
@@ -48,7 +49,8 @@ class Recorder(pl.Callback):
         self.metric_log, self.loader, self.utilisation = metric_log, loader, utilisation
         self.log_every_steps, self.images_per_step = log_every_steps, images_per_step
         self._trained_steps = 0
-        self._trained_s = self._waited_s = self._trained_by_all_s = 0.0
+        self.trained_s = 0.0
+        self._waited_s = self._trained_by_all_s = 0.0
         self._bar: Any = None
         self._logged_step = 0
         self._asked_s = self._waited_before_s = 0.0
@@ -58,24 +60,19 @@ class Recorder(pl.Callback):
         self.replayed: Batch | None = None
 
     @property
-    def trained_s(self) -> float:
-        """Seconds of all steps so far, evaluation and checkpoints left out."""
-        return self._trained_s
-
-    @property
     def trained_images(self) -> int:
-        """Images of all ranks in these steps."""
+        """Of all ranks, in all steps so far."""
         return self._trained_steps * self.images_per_step
 
     @property
     def images_per_s(self) -> float:
         """Of all steps so far, evaluation and checkpoints left out; 0 before the first."""
-        return self.trained_images / self._trained_s if self._trained_steps else 0.0
+        return self.trained_images / self.trained_s if self._trained_steps else 0.0
 
     @property
     def data_wait_frac(self) -> float:
         """Share of the same time that ranks, on average, waited for data."""
-        return self._waited_s / self._trained_s if self._trained_steps else 0.0
+        return self._waited_s / self.trained_s if self._trained_steps else 0.0
 
     def state_dict(self) -> dict[str, Any]:
         return self.loss_limit.state()
@@ -167,7 +164,7 @@ class Recorder(pl.Callback):
         total_waited_s, total_passed_s, peak_flops_per_s, gpu_use, *total_counted = totals
         steps = step - self._logged_step
         self._trained_steps += steps
-        self._trained_s += passed_s
+        self.trained_s += passed_s
         self._waited_s += total_waited_s / max(1, trainer.world_size)
         self._trained_by_all_s += total_passed_s
         self._epoch_loss += metrics["loss"] * metrics["samples"]
@@ -208,7 +205,7 @@ class Recorder(pl.Callback):
                 "mem/rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
             }
             if module.grad_norm is not None:
-                row["grad/norm"] = float(module.grad_norm)
+                row["grad/norm"] = float(module.grad_norm)  # known by now: the host has waited for what came after it
             if module.device.type == "cuda":
                 row["mem/gpu_bytes"] = torch.cuda.max_memory_allocated(module.device)
             self.metric_log.write(step=step, row=row)
