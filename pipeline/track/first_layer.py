@@ -12,7 +12,6 @@ Axes: U units, D pixels of an image, all channels.
 
 from __future__ import annotations
 
-import io
 import math
 from typing import Any
 
@@ -24,6 +23,7 @@ from PIL import Image
 
 from pipeline.data.loader import Batch
 from pipeline.model.roles import linear_layers
+from pipeline.track.contact_sheet import png_of
 from pipeline.track.drawing import draw_if_possible
 from pipeline.track.metric_log import MetricLog
 from pipeline.training.sharding import whole
@@ -64,9 +64,7 @@ def draw_units(weights_UD: npt.NDArray[np.float32], *, image_shape: tuple[int, i
     for number, tile in enumerate(tiles):
         y, x = (GAP + at * (side + GAP) for at, side in zip(divmod(number, columns), (height, width), strict=True))
         sheet[y : y + height, x : x + width] = tile
-    stream = io.BytesIO()
-    Image.fromarray(sheet).save(stream, "PNG")
-    return stream.getvalue(), scale
+    return png_of(Image.fromarray(sheet)), scale
 
 
 def _tile(shares_HWC: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
