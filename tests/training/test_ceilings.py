@@ -1,8 +1,10 @@
-"""What the model alone is timed at: it is compiled and exchanges gradients as the run's model does."""
+"""What model and loader alone are timed at: the model as in the run, the loader as far as all ranks can read."""
 
 from __future__ import annotations
 
 import functools
+import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +13,13 @@ import pytest
 import torch
 from torch import nn
 
-from pipeline.data.loader import Batch
+from pipeline.data.loader import Batch, BatchLoader
+from pipeline.data.order import FullOrder, Slots
+from pipeline.data.reader import Int64Array
 from pipeline.model.mlp import mlp
+from pipeline.shards.errors import UserError
 from pipeline.track import ceilings
-from pipeline.track.ceilings import HowUpdated, model_images_per_s
+from pipeline.track.ceilings import HowUpdated, loader_images_per_s, model_images_per_s
 from pipeline.training.augmentation import Augmentation
 from pipeline.training.module import ClassifierModule
 from pipeline.training.objective import Objectives, cross_entropy
@@ -74,6 +79,48 @@ def test_gradients_are_exchanged_as_in_the_run(tmp_path: Path) -> None:
         folder = tmp_path / f"{compresses}"
         folder.mkdir()
         assert [count > 0 for count in on_ranks(2, exchanges, folder, compresses)] == [compresses] * 2
+
+
+class FailingReader:
+    """Gives grey images, and from some batch on none."""
+
+    image_shape = (1, 1, 1)
+    num_samples = 40
+
+    def __init__(self, *, num_good: float) -> None:
+        self.num_good = num_good
+
+    def start(self, uses: Iterator[Any]) -> None:
+        pass
+
+    def fill(self, slots: Slots, *, epoch: int, out: torch.Tensor) -> Int64Array:
+        self.num_good -= 1
+        if self.num_good < 0:
+            raise UserError("the server is gone")
+        return np.zeros(len(slots), dtype=np.int64)
+
+    def finish(self, step: int) -> None:
+        pass
+
+
+def loader_rates(rank: int) -> list[float | None]:
+    """Return what is measured where rank 1 alone cannot read on, and then where both can."""
+    found = []
+    for num_good in ((math.inf, 3)[rank], math.inf):
+        reader: Any = FailingReader(num_good=num_good)
+        order = FullOrder(num_samples=40, batch_size=10, seed=0)
+        loader = BatchLoader(reader, order, rank=rank, world_size=2, prefetch=1)
+        found.append(loader_images_per_s(loader, device=torch.device("cpu"), max_s=0.1))
+    return found
+
+
+@pytest.mark.slow
+def test_where_one_rank_cannot_read_all_know_and_go_on_together(tmp_path: Path) -> None:
+    (failed, rate), other = on_ranks(2, loader_rates, tmp_path)
+    assert failed is None
+    assert rate is not None
+    assert rate > 0
+    assert other == [failed, rate]
 
 
 @pytest.mark.parametrize("mode", [None, "default", "max-autotune"])
