@@ -31,7 +31,10 @@ class PlanConfig(TrainConfig):
         default=None, metadata={"help": "FLOP/s that a rank achieves, 2 a multiply-add; null: not known"}
     )
     memory_bytes_per_s: float | None = field(
-        default=None, metadata={"help": "bytes/s of a rank's memory; null: the update, and all but products, are left out of the time"}
+        default=None,
+        metadata={
+            "help": "bytes/s of a rank's memory; null: the update, and all but products, are left out of the time"
+        },
     )
     bandwidth_bytes_per_s: float | None = field(
         default=None, metadata={"help": "bytes/s that a rank sends while it receives as many; null: not known"}
