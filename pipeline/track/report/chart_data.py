@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from pipeline.track.report.curves import Chart, Curve
+from pipeline.track.report.curves import Chart, Curve, is_split_chart
 from pipeline.track.report.thinning import bucket_means, evenly, picked
 
 # Of steps and values; the means of thinned curves are half as many again. Such a page is below 3 MB.
@@ -62,9 +62,8 @@ def chart_data(charts: Sequence[Chart], *, entries: Sequence[Entry]) -> ChartDat
         ],
         "charts": [
             {
-                "title": chart.title,
-                "key": chart.key,
                 "unit": chart.unit,
+                "has_splits": is_split_chart(chart.key),
                 "curves": [_curve_data(curve, grids, most=most) for curve in chart.curves],
             }
             for chart in kept

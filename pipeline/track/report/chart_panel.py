@@ -10,7 +10,7 @@ from __future__ import annotations
 from itertools import groupby
 
 from pipeline.track.report.chart_data import ChartData
-from pipeline.track.report.curves import LAYERS, Chart, group_title
+from pipeline.track.report.curves import LAYERS, QUALITY, Chart, group_title
 from pipeline.track.report.markup import notes
 from pipeline.track.report.text import escaped
 
@@ -72,7 +72,7 @@ def _chip(place: int, entry: dict[str, object]) -> str:
 
 def _frame(place: int, chart: Chart) -> str:
     title, key = escaped(chart.title), escaped(chart.key)
-    shown_key = "" if chart.group == "quality" else f'<span class="k" title="{key}">{key}</span>'
+    shown_key = "" if chart.group == QUALITY else f'<span class="k" title="{key}">{key}</span>'
     return f"""<figure class="chart" data-chart="{place}">
 <figcaption><span>{title}</span>{shown_key}<span class="at"></span>
 <button type="button" aria-pressed="false" aria-label="{title}, wide">⤢</button></figcaption>

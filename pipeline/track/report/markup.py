@@ -64,8 +64,8 @@ def facts(rows: Iterable[tuple[str, str]]) -> str:
     return f"<table><tbody>{''.join(lines)}</tbody></table>"
 
 
-def code(text: str, *, limit: int = 100_000) -> str:
-    return f'<pre tabindex="0">{escaped(text, limit=limit)}</pre>'
+def code(text: str) -> str:
+    return f'<pre tabindex="0">{escaped(text, limit=100_000)}</pre>'
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:

@@ -104,7 +104,7 @@
     chart.plot = null;
     const box = figure.querySelector(".plot");
     const curves = spec.curves
-      .map((curve, place) => ({ ...curve, place, hasSplits: spec.key.startsWith("quality/") }))
+      .map((curve, place) => ({ ...curve, place, hasSplits: spec.has_splits }))
       .filter(shown);
     const tables = [], series = [{}], bands = [], lines = [];
     for (const curve of curves) {
