@@ -76,7 +76,10 @@ def sync(folder: Path, config: SyncConfig) -> str:
     with hold_tracker(folder, wait_s=0) as is_held:
         if not is_held:
             return "left out, as it is training or being sent now"
-        run = read_run(folder)
+        try:
+            run = read_run(folder)
+        except UserError as error:  # it keeps no other run from being sent
+            return f"left out: {error}"
         if is_sent(run, config):
             return "sent before"
         try:

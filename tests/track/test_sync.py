@@ -103,6 +103,16 @@ def test_a_damaged_table_or_picture_is_left_out_and_the_rest_sent(tmp_path: Path
     assert run.series("val/per_class") == {}
 
 
+def test_a_run_whose_config_is_damaged_keeps_no_other_from_being_sent(tmp_path: Path) -> None:
+    for name in ("0001", "0002"):
+        log_run(tmp_path / "runs" / name, last_step=20, is_finished=True)
+    (tmp_path / "runs" / "0001" / "config.yaml").write_text("a: {")
+    with wandb_server() as server:
+        first, second = sync_to(server, tmp_path)
+    assert first.startswith("runs/0001: left out: run=runs/0001: config.yaml cannot be read")
+    assert second.startswith("runs/0002: 2 steps sent to")
+
+
 def test_a_run_that_is_being_sent_is_left_out(tmp_path: Path) -> None:
     log_run(tmp_path / "runs" / "0001", last_step=20, is_finished=True)
     with wandb_server() as server, hold_tracker(tmp_path / "runs" / "0001", wait_s=0):

@@ -171,6 +171,30 @@ follow(folder, WandbTracker(read_run(folder), options=options), is_ended=lambda:
     assert (stored["columns"], stored["data"]) == (["class", "n"], [["cat", 1], [None, 0.5]])
 
 
+def test_a_picture_that_is_ready_when_its_row_was_sent_goes_with_a_later_one(tmp_path: Path) -> None:
+    run_dir = tmp_path / "run"
+    log_run(run_dir, last_step=100, is_finished=False)
+    script = """
+import sys
+from pathlib import Path
+from pipeline.track.run_reading import read_run
+from pipeline.track.wandb_tracker import WandbOptions, WandbTracker
+run = read_run(Path(sys.argv[1]))
+tracker = WandbTracker(run, options=WandbOptions(mode="online", project=None, entity=None))
+tracker.write(step=100, row={"train/loss": 1.0})
+tracker.write(step=150, row={"train/loss": 1.0})
+tracker.show(run.media[0])
+tracker.write(step=200, row={"train/loss": 1.0})
+tracker.close(run)
+"""
+    with wandb_server() as server:
+        environment = environment_without_key(tmp_path / "home") | server.environment
+        subprocess.run([sys.executable, "-c", script, str(run_dir)], env=environment, check=True, timeout=120)
+    (run,) = server.runs.values()
+    assert run.steps() == [100, 150]
+    assert run.series("model/first_layer")[150]["caption"] == "at 100"
+
+
 def test_a_server_that_hangs_does_not_hold_the_end_of_a_run(synthetic: DataSet, tmp_path: Path) -> None:
     with wandb_server() as server:
         server.is_stuck = True
