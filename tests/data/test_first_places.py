@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from pipeline.data.first_places import FirstPlaces
 from pipeline.data.loader import BatchLoader
 from pipeline.data.order import FullOrder, Order, rank_slots, slots_of
 from pipeline.data.packed import PackedReader
+from pipeline.data.reader import Int64Array, Use
 from pipeline.data.uncropped import uncropped, whole_images
 from pipeline.data.window import WindowOrder
 from pipeline.shards.manifest import DataSet
@@ -86,6 +88,32 @@ def test_training_images_are_read_whole_through_the_reader_that_crops(pictures: 
     again = torch.empty_like(cropped)
     reader.fill(slots, epoch=0, out=again)
     assert torch.equal(again, cropped)
+
+
+class Fetched:
+    """A feed that has no shard but those that an iteration was told of: none."""
+
+    def start(self, uses: Iterator[Use]) -> None:
+        pass
+
+    def wait_for(self, shards: Int64Array) -> None:
+        raise AssertionError(f"shards {shards} were asked for")
+
+    def finish(self, step: int) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+def test_where_shards_are_fetched_nothing_is_read_but_what_training_asks_for(pictures: DataSet) -> None:
+    reader = EncodedReader(
+        pictures, "train", size=SIZE, crop=RandomCrop(seed=1), threads=1, make_feed=lambda _: Fetched()
+    )
+    read = torch.zeros((2, *SIZE, 3), dtype=torch.uint8)
+    assert whole_images(reader, np.array([0, 1]), read_BHWC=read) is None
+    both = ConcatReader([EncodedReader(pictures, "train", size=SIZE, crop=RandomCrop(seed=1), threads=1), reader])
+    assert whole_images(both, np.array([0, 1]), read_BHWC=read) is None
 
 
 def test_packed_images_are_whole_and_nothing_is_read_twice(synthetic: DataSet, tmp_path: Path) -> None:

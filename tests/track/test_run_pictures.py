@@ -206,6 +206,8 @@ def test_a_stream_is_drawn_too_and_has_no_gap(synthetic: DataSet, tmp_path: Path
     summary = train_here(synthetic.root, tmp_path / "run", *options)
     assert "gap/loss" not in summary
     assert {"data/augmented", *OF_EVALUATIONS} <= {medium.name for medium in read_media(tmp_path / "run")}
+    (picture,) = media_of(tmp_path / "run", "data/augmented", Kind.picture).values()
+    assert "as it was cut out in reading" in picture.caption
     _, rows = media_of(tmp_path / "run", "val/per_class", Kind.table)[summary["steps"]].table()
     assert sum(row[1] for row in rows) == VAL_SAMPLES
 
