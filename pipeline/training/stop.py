@@ -88,17 +88,17 @@ class StopSignals:
         signal.set_wakeup_fd(self._wakeup_before)
         arrivals, self._arrivals = self._arrivals, None
         if arrivals is not None and self._listener is not None:
-            os.close(arrivals[1])  # which ends the listener
+            os.write(arrivals[1], b"\0")  # no signal: it ends the listener
             self._listener.join()
-            os.close(arrivals[0])
+            for descriptor in arrivals:
+                os.close(descriptor)
         if self.received and kind is not None:
             os.kill(os.getpid(), self.received)  # we fail, and somebody wants us gone: not for another 30 s
 
     def _listen(self, descriptor: int) -> None:
         """Hear of each signal as it arrives; a thread's whole life."""
         first = 0
-        while arrived := os.read(descriptor, 1):
-            number = arrived[0]
+        while number := os.read(descriptor, 1)[0]:
             if number not in STOP_SIGNALS or self._is_ending:
                 continue
             if first == signal.SIGINT:
