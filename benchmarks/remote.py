@@ -99,8 +99,10 @@ def main(argv: list[str]) -> int:
             "webdataset, cold": partial(run, "webdataset, cached", url, theirs, fresh=True),
             "webdataset, warm": partial(run, "webdataset, cached", url, theirs, fresh=False),
         }
-        wanted = {name: way for name, way in ways.items() if name == LIMIT or name in (options.only or ways)}
-        rates = take_turns(wanted, repeats=options.repeats)
+        only = set(options.only or ways)
+        if unknown := sorted(only - {*ways}):
+            parser.error(f"--only: no way {unknown[0]!r}; there are: {'; '.join(ways)}")
+        rates = take_turns({name: ways[name] for name in ways if name in {LIMIT, *only}}, repeats=options.repeats)
     print_conditions(" ".join(["python -m benchmarks.remote", *argv]), "obstore", "webdataset")
     limit = sorted(rates[LIMIT])[len(rates[LIMIT]) // 2]
     rows = []
