@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import signal
@@ -40,6 +41,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: -num_slow[item.path])
 
 
+def pytest_collection_finish() -> None:
+    """Spare the garbage collector the 400,000 objects of imported libraries, which it would visit again and again."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _temporary_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Give this process, and all that it starts, a folder for temporary files that is removed at the end.
@@ -49,7 +56,7 @@ def _temporary_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None
     # These stay where they are, and remove themselves.
     tmp_path_factory.getbasetemp()
     get_temp_dir()
-    compiled = os.environ.get("TORCHINDUCTOR_CACHE_DIR", f"{tempfile.gettempdir()}/tarmac-inductor")
+    compiled = os.environ.get("TORCHINDUCTOR_CACHE_DIR", f"{tempfile.gettempdir()}/tarmac-inductor-{os.getuid()}")
     # A short name: paths of sockets have at most 107 bytes.
     with (
         pytest.MonkeyPatch.context() as patch,

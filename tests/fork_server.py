@@ -76,7 +76,7 @@ def run_forked(
 def _run(module: str, options: tuple[str, ...], there: tuple[str, dict[str, str]], stdout: Path, stderr: Path) -> None:
     folder, environment = there
     take_over(folder=folder, environment=environment, stdout=stdout, stderr=stderr)
-    sys.exit(run_as_main(module, options))
+    run_as_main(module, options)
 
 
 def take_over(*, folder: str, environment: Mapping[str, str], stdout: Path, stderr: Path) -> None:
@@ -93,13 +93,9 @@ def take_over(*, folder: str, environment: Mapping[str, str], stdout: Path, stde
     os.environ.update(environment)
 
 
-def run_as_main(module: str, options: tuple[str, ...]) -> int:
-    """Run a module as `python -m` does and return its exit code; what it raises passes."""
+def run_as_main(module: str, options: tuple[str, ...]) -> None:
+    """Run a module as `python -m` does; what it raises passes, SystemExit too."""
     if not hasattr(sys.modules.get(module), "__path__"):
         sys.modules.pop(module, None)  # else runpy would warn that it is there already
     sys.argv = [module, *options]
-    try:
-        runpy.run_module(module, run_name="__main__", alter_sys=True)
-    except SystemExit as ended:
-        return ended.code if isinstance(ended.code, int) else 0 if ended.code is None else 1
-    return 0
+    runpy.run_module(module, run_name="__main__", alter_sys=True)

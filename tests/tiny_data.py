@@ -15,7 +15,6 @@ from PIL import Image
 
 from data_prep.config import PREPARE_SCHEMAS
 from data_prep.prepare import prepare
-from fork_server import run_forked
 from pipeline.compose import compose
 from pipeline.shards.index import IndexRows, read_index
 from pipeline.shards.keyed import make_key, random_bits
@@ -135,7 +134,9 @@ def command(module: str, *options: str) -> list[str]:
 def run_module(module: str, *options: str, timeout_s: float = 120) -> subprocess.CompletedProcess[str]:
     """Run one of the commands as a user would, from the repository's root."""
     environment = {name: value for name, value in os.environ.items() if name != "RANK"}
-    return run_forked(module, *options, folder=ROOT, environment=environment, timeout_s=timeout_s)
+    return subprocess.run(
+        command(module, *options), cwd=ROOT, env=environment, capture_output=True, text=True, timeout=timeout_s
+    )
 
 
 def copy_of(data_set: DataSet, folder: Path) -> Path:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import functools
 import os
-import sys
 import time
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -109,7 +108,7 @@ def _be_rank(
     bounds.LEAST_TRAINED_S = 0.0
     if stuck is not None and stuck[0] == rank:
         _fall_asleep(stuck[1])
-    sys.exit(run_as_main(module, options))
+    run_as_main(module, options)
 
 
 def _fall_asleep(step: int) -> None:

@@ -15,15 +15,14 @@ import torch
 from torch import distributed
 
 from fork_server import fork, take_over
+from forked import exit_codes
 
 
 def on_ranks(num_ranks: int, work: Callable[..., Any], folder: Path, *arguments: Any) -> list[Any]:
     """Return what `work(rank, *arguments)` returned on each rank; fail with what they printed where one fails."""
     log = folder / "log"
     ranks = [fork(_run, rank, num_ranks, log, work, arguments) for rank in range(num_ranks)]
-    for process in ranks:
-        process.join()
-    assert [process.exitcode for process in ranks] == [0] * num_ranks, log.read_text()
+    assert exit_codes(ranks) == [0] * num_ranks, log.read_text()
     return [torch.load(folder / f"rank{rank}.pt", weights_only=True) for rank in range(num_ranks)]
 
 
