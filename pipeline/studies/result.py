@@ -81,7 +81,7 @@ def page_of(study: Study, result: dict[str, Any], figure_png: bytes) -> str:
         Section(anchor="repeat", title="How to repeat it", body=code(result["command"])),
     ]
     lead = f"{study.claim} {study.question}"
-    return make_page(title=study.title, lead=lead, top=top, sections=sections, curves={})
+    return make_page(title=study.title, lead=lead, top=top, sections=sections)
 
 
 def command_of(study: Study, scale: Scale) -> str:

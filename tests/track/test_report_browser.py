@@ -12,6 +12,8 @@ import pytest
 from browser import chromium, ink_frac, scrolls_sideways, visiting
 from pipeline.track.metric_log import MetricLog
 from pipeline.track.report.comparison_page import write_comparison
+from pipeline.track.report.markup import Section, table
+from pipeline.track.report.page import make_page
 from pipeline.track.report.run_page import write_report
 from report_runs import EVIL, add_media, png, write_run
 
@@ -205,6 +207,16 @@ def test_seeds_are_shown_by_their_mean_or_each_and_runs_can_be_taken_out(compari
         assert legend(chart) == [f"{run}, {split}" for run in runs for split in ("train", "val")]
         page.get_by_role("group", name="Runs").get_by_role("button", name=seeds).click()
         assert legend(chart) == ["0003: rate=0.4, train", "0003: rate=0.4, val"]
+    assert visit.errors == []
+
+
+def test_a_page_without_curves_sorts_its_tables(browser: Browser, tmp_path: Path) -> None:
+    body = table(["name", "number"], [["a", 2], ["b", 3], ["c", 1]])
+    page = make_page(title="Numbers", lead="", top="", sections=[Section(anchor="n", title="Numbers", body=body)])
+    (tmp_path / "page.html").write_text(page)
+    with visiting(browser, (tmp_path / "page.html").as_uri()) as visit:
+        visit.page.get_by_role("button", name="number").click()
+        assert visit.page.locator("tbody td:first-child").all_inner_texts() == ["b", "a", "c"]
     assert visit.errors == []
 
 

@@ -21,7 +21,7 @@ from runs import SMALL, run_ranks
 from started import processes_in
 from waiting import wait_until
 from wandb_files import environment_without_key, log_run
-from wandb_server import KEY, WandbServer, wandb_server
+from wandb_server import WandbServer, wandb_server
 
 pytestmark = pytest.mark.slow
 
@@ -148,53 +148,6 @@ def test_offline_a_killed_run_is_one_folder_which_wandb_sync_sends_with_each_ste
     assert run.series("train/loss") == pytest.approx(recorded(run_dir, "train/loss"))
 
 
-def test_a_table_is_one_at_wandb_too(tmp_path: Path) -> None:
-    run_dir = tmp_path / "run"
-    log_run(run_dir, last_step=100, is_finished=True)
-    log = MetricLog(run_dir, resume_step=100)
-    log.table(step=100, name="val/per_class", columns=["class", "n"], rows=[["cat", 1], [None, 0.5]], caption="")
-    log.close()
-    script = """
-import sys
-from pathlib import Path
-from pipeline.track.following import follow
-from pipeline.track.run_reading import read_run
-from pipeline.track.wandb_tracker import WandbOptions, WandbTracker
-folder = Path(sys.argv[1])
-options = WandbOptions(mode="offline", project=None, entity=None)
-follow(folder, WandbTracker(read_run(folder), options=options), is_ended=lambda: True)
-"""
-    environment = environment_without_key(tmp_path / "home")
-    subprocess.run([sys.executable, "-c", script, str(run_dir)], env=environment, check=True, timeout=120)
-    (path,) = run_dir.glob("wandb/offline-run-*/files/media/table/val/per_class_*.table.json")
-    stored = json.loads(path.read_text())
-    assert (stored["columns"], stored["data"]) == (["class", "n"], [["cat", 1], [None, 0.5]])
-
-
-def test_a_picture_that_is_ready_when_its_row_was_sent_goes_with_a_later_one(tmp_path: Path) -> None:
-    run_dir = tmp_path / "run"
-    log_run(run_dir, last_step=100, is_finished=False)
-    script = """
-import sys
-from pathlib import Path
-from pipeline.track.run_reading import read_run
-from pipeline.track.wandb_tracker import WandbOptions, WandbTracker
-run = read_run(Path(sys.argv[1]))
-tracker = WandbTracker(run, options=WandbOptions(mode="online", project=None, entity=None))
-tracker.write(step=100, row={"train/loss": 1.0})
-tracker.write(step=150, row={"train/loss": 1.0})
-tracker.show(run.media[0])
-tracker.write(step=200, row={"train/loss": 1.0})
-tracker.close(run)
-"""
-    with wandb_server() as server:
-        environment = environment_without_key(tmp_path / "home") | server.environment
-        subprocess.run([sys.executable, "-c", script, str(run_dir)], env=environment, check=True, timeout=120)
-    (run,) = server.runs.values()
-    assert run.steps() == [100, 150]
-    assert run.series("model/first_layer")[150]["caption"] == "at 100"
-
-
 def test_a_server_that_hangs_does_not_hold_the_end_of_a_run(synthetic: DataSet, tmp_path: Path) -> None:
     with wandb_server() as server:
         server.is_stuck = True
@@ -295,32 +248,6 @@ def test_on_a_disk_that_is_full_for_a_while_the_record_is_whole_and_the_run_ends
         assert list(recorded(run_dir, "train/loss")) == list(range(10, 10011, 10))
     finally:
         subprocess.run(["umount", "-l", str(disk)], check=True)
-
-
-@pytest.mark.parametrize(
-    ("variables", "netrc", "expected"),
-    [
-        ({}, False, "offline"),
-        ({"WANDB_API_KEY": KEY}, False, "online"),
-        ({}, True, "online"),
-        ({"WANDB_API_KEY": KEY, "WANDB_MODE": "offline"}, False, "offline"),
-        ({"WANDB_API_KEY": KEY, "WANDB_MODE": "disabled"}, False, "disabled"),
-        ({"WANDB_API_KEY": "short"}, False, "offline"),
-    ],
-)
-def test_the_mode_is_what_is_said_else_by_whether_there_is_a_key(
-    tmp_path: Path, variables: dict[str, str], netrc: bool, expected: str
-) -> None:
-    environment = environment_without_key(tmp_path / "home") | variables
-    if netrc:
-        path = tmp_path / "home" / ".netrc"
-        path.write_text(f"machine api.wandb.ai\n  login user\n  password {KEY}\n")
-        path.chmod(0o600)
-    script = "from pipeline.track.wandb_tracker import resolve_mode as r; print(r('auto'), r('online'), r('offline'))"
-    done = subprocess.run(
-        [sys.executable, "-c", script], env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=60
-    )
-    assert done.stdout.split() == [expected, "online", "offline"], done.stderr
 
 
 def test_switched_off_by_wandb_mode_nothing_is_written(synthetic: DataSet, tmp_path: Path) -> None:

@@ -26,14 +26,17 @@ LICENCE = "uPlot.LICENSE"
 MAX_PAGE_BYTES = 5_000_000
 
 
-def make_page(*, title: str, lead: str, top: str, sections: Sequence[Section], curves: dict[str, Any]) -> str:
-    """Return the page; `lead` is text, `top` and the sections' bodies are HTML."""
+def make_page(
+    *, title: str, lead: str, top: str, sections: Sequence[Section], curves: dict[str, Any] | None = None
+) -> str:
+    """Return the page; `lead` is text, `top` and the sections' bodies are HTML, `curves` the content of ChartData."""
     links = "".join(f'<a href="#{section.anchor}">{escaped(section.title)}</a>' for section in sections)
     panels = "".join(
         f'<section id="{section.anchor}" aria-labelledby="{section.anchor}-title">'
         f'<h2 id="{section.anchor}-title">{escaped(section.title)}</h2>{section.body}</section>\n'
         for section in sections
     )
+    data = "" if curves is None else f'<script type="application/json" id="curves">{script_json(curves)}</script>'
     style, scripts, licence = assets()
     policy = (
         "default-src 'none'; img-src data:; base-uri 'none'; form-action 'none';"
@@ -61,7 +64,7 @@ def make_page(*, title: str, lead: str, top: str, sections: Sequence[Section], c
 <noscript><p class="note warn">This file's script draws the curves, and your browser does not run it.</p></noscript>
 {panels}</main>
 <footer>Made by Tarmac. This page is one file: it loads nothing and sends nothing.</footer>
-<script type="application/json" id="curves">{script_json(curves)}</script>
+{data}
 <!-- Charts: uPlot (https://github.com/leeoniya/uPlot).
 {licence}-->
 {"".join(f"<script>{script}</script>" for script in scripts)}
