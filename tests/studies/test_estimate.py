@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from pipeline.studies.estimate import difference_of, mean_of
+from pipeline.studies.estimate import bootstrap_of, difference_of, mean_of, slope_of
 
 
 def test_the_interval_of_a_mean_is_students() -> None:
@@ -41,3 +41,44 @@ def test_what_seeds_share_leaves_no_spread_in_a_difference() -> None:
 def test_no_values_are_refused() -> None:
     with pytest.raises(ValueError, match="at least one"):
         mean_of([])
+
+
+def test_the_slope_of_a_power_law_is_its_exponent_whatever_its_factor() -> None:
+    x = [1.0, 2.0, 8.0, 100.0]
+    found = slope_of(x, [[3.0 * value**-1.5 for value in x], [0.2 * value**-1.5 for value in x]], log=True)
+    assert (found.value, found.low, found.high, found.n) == pytest.approx((-1.5, -1.5, -1.5, 2))
+
+
+def test_the_slope_is_that_of_least_squares_and_its_interval_that_of_seeds() -> None:
+    rng = np.random.default_rng(1)
+    x = rng.normal(size=20)
+    rows = rng.normal(size=(4, 20)) + 2.0 * x
+    slopes = [float(np.polyfit(x, row, 1)[0]) for row in rows]
+    expected = mean_of(slopes)
+    found = slope_of(x.tolist(), rows.tolist())
+    assert (found.value, found.low, found.high) == pytest.approx((expected.value, expected.low, expected.high))
+
+
+def test_what_has_no_slope_is_refused() -> None:
+    with pytest.raises(ValueError, match="two different values"):
+        slope_of([2.0, 2.0], [[1.0, 2.0]])
+    with pytest.raises(ValueError, match="2 values of each seed"):
+        slope_of([1.0, 2.0], [[1.0]])
+    with pytest.raises(ValueError, match="over 0"):
+        slope_of([1.0, 2.0], [[1.0, 0.0]], log=True)
+
+
+def test_the_bootstraps_interval_of_a_mean_is_that_of_its_known_spread() -> None:
+    # Of 400 normal values of deviation 3 the mean has deviation 0.15.
+    values = np.random.default_rng(2).normal(5.0, 3.0, 400).tolist()
+    found = bootstrap_of(values, lambda some: sum(some) / len(some), seed=0)
+    assert found.value == pytest.approx(sum(values) / 400)
+    assert found.high - found.low == pytest.approx(2 * 1.96 * 0.15, rel=0.15)
+    assert found == bootstrap_of(values, lambda some: sum(some) / len(some), seed=0)
+
+
+def test_the_bootstrap_leaves_out_draws_without_a_value() -> None:
+    found = bootstrap_of([1.0, 2.0, 3.0], lambda some: max(some) if len(set(some)) > 1 else math.nan, seed=0)
+    assert (found.low, found.high, found.n) == (2.0, 3.0, 3)
+    with pytest.raises(ValueError, match="no value on any draw"):
+        bootstrap_of([1.0], lambda some: math.nan, seed=0)
