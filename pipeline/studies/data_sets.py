@@ -18,6 +18,8 @@ CIFAR10 = "cifar10"
 CIFAR10_FOLDER = Path("data/default")
 DATA_SETS: Mapping[str, tuple[str, ...]] = {
     CIFAR10: (),
+    # The whole of it at 8x8 pixels in colour, 192 values: a small net reads it in seconds.
+    "cifar10-8": ("layout.resolution=8",),
     "rings": ("source=points", "source.samples=2000", "source.val_samples=2000"),
 }
 
