@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from pipeline.shards.errors import DamageError
-from pipeline.shards.index import NO_LABEL, IndexRows, check_index, read_index
+from pipeline.shards.index import LABEL_COLUMNS, NO_LABEL, IndexRows, check_index, read_index
 from pipeline.shards.manifest import DataSet, ShardEntry, Split
 from pipeline.shards.record import (
     BLOCK_BYTES,
@@ -199,7 +199,7 @@ def _members(content: bytes) -> Iterator[tuple[str, int, int]]:
 
 def _heads(key: str, data_set: DataSet) -> list[list[str]]:
     """Return what may stand before a record's image."""
-    if data_set.task is Task.multilabel:
+    if data_set.task is not Task.classification:
         return [[f"{key}.json"]]
     return [[f"{key}.cls"]] if data_set.packed is not None else [[f"{key}.cls"], [f"{key}.cls", f"{key}.json"]]
 
@@ -211,12 +211,15 @@ def _check_label(extension: str, content: bytes, row: IndexRows, data_set: DataS
         return
     try:
         details = json.loads(content)
-        found = details["labels"] if data_set.task is Task.multilabel else []
+        found = [] if data_set.task is Task.classification else details[LABEL_COLUMNS[data_set.task]]
     except (ValueError, KeyError, TypeError, RecursionError):
         raise ValueError("its .json is not of the form in docs/FORMAT.md") from None
-    if data_set.task is Task.multilabel:
-        wanted = [label for label in row["labels"].tolist() if label != NO_LABEL]
+    if data_set.task is not Task.classification:
+        name = LABEL_COLUMNS[data_set.task]
+        wanted = row[name].tolist()
+        if data_set.task is Task.multilabel:
+            wanted = [label for label in wanted if label != NO_LABEL]
         if found != wanted:
-            raise ValueError(f"its labels are {found}, the sidecar says {wanted}")
+            raise ValueError(f"its {name} are {found}, the sidecar says {wanted}")
         if data_set.packed is not None and len(content) != data_set.packed.label_bytes:
             raise ValueError(f"its .json has {len(content)} bytes, {data_set.packed.label_bytes} wanted")

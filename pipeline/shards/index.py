@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.shards.errors import DamageError
-from pipeline.shards.record import Label, PackedLayout
+from pipeline.shards.record import Label, PackedLayout, Targets
 from pipeline.shards.task import Task
 
 INDEX_SUFFIX = ".idx.npy"
@@ -40,31 +40,42 @@ _COLUMNS = (
 _ONE_LABEL = ("label", "<i8")
 _HEADER = f"{{'descr': {[*_COLUMNS, _ONE_LABEL, ('source_key', '|S0')]}, 'fortran_order': False, 'shape': (0,), }}"
 _LABELS = "('labels', '<i4', (0,))"
+_TARGETS = "('targets', '<f4', (0,))"
+# Of each task, the column that says what its samples are labelled with.
+LABEL_COLUMNS = {Task.classification: "label", Task.multilabel: "labels", Task.regression: "targets"}
 _HEADER_PATTERN = re.compile(
     re.escape(_HEADER)
-    .replace(re.escape(str(_ONE_LABEL)), rf"(?:{re.escape(str(_ONE_LABEL))}|{re.escape(_LABELS)})")
-    .replace(r"'<i4',\ \(0,", r"'<i4',\ \(([1-9][0-9]{0,4}),")
-    .replace(r"\|S0", r"\|S([1-9][0-9]{0,3})")
-    .replace(r"shape':\ \(0,", r"shape':\ \(([0-9]{1,15}),")
+    .replace(re.escape(str(_ONE_LABEL)), f"(?:{re.escape(str(_ONE_LABEL))}|{re.escape(_LABELS)}|{re.escape(_TARGETS)})")
+    .replace(r"'<i4',\ \(0,", r"'<i4',\ \((?P<labels>[1-9][0-9]{0,4}),")
+    .replace(r"'<f4',\ \(0,", r"'<f4',\ \((?P<targets>[1-9][0-9]{0,4}),")
+    .replace(r"\|S0", r"\|S(?P<key>[1-9][0-9]{0,3})")
+    .replace(r"shape':\ \(0,", r"shape':\ \((?P<rows>[0-9]{1,15}),")
     + " *\n"
 )
 
 IndexRows = npt.NDArray[np.void]
 
 
-def index_dtype(*, source_key_bytes: int, num_labels: int | None = None) -> np.dtype[Any]:
+def index_dtype(
+    *, source_key_bytes: int, num_labels: int | None = None, num_targets: int | None = None
+) -> np.dtype[Any]:
     """Return the sidecar's row type.
 
     Args:
         source_key_bytes: width of the shard's longest source key, 1 to 4096.
         num_labels: None for one label a sample, in the column `label`; else the most labels that a sample of the
             shard has, 1 to 10,000, in the column `labels`, whose unused places hold -1.
+        num_targets: of a regression, the targets of each sample, 1 to 10,000, in the column `targets`.
     """
+    if num_targets is not None and not 1 <= num_targets <= MAX_LABELS:
+        raise ValueError(f"{num_targets} targets a sample: 1 to {MAX_LABELS} wanted")
     if num_labels is not None and not 1 <= num_labels <= MAX_LABELS:
         raise ValueError(f"{num_labels} labels a sample: 1 to {MAX_LABELS} wanted")
     if not 1 <= source_key_bytes <= MAX_SOURCE_KEY_BYTES:
         raise ValueError(f"a source key of {source_key_bytes} bytes: 1 to {MAX_SOURCE_KEY_BYTES} wanted")
-    label = _ONE_LABEL if num_labels is None else ("labels", "<i4", (num_labels,))
+    label: Any = _ONE_LABEL if num_labels is None else ("labels", "<i4", (num_labels,))
+    if num_targets is not None:
+        label = ("targets", "<f4", (num_targets,))
     return np.dtype([*_COLUMNS, label, ("source_key", f"S{source_key_bytes}")])
 
 
@@ -75,25 +86,31 @@ def make_index(
 
     Args:
         numbers: of each record, record_offset to width in the order of the columns.
-        labels: all of one kind, a class number or a sequence of them.
+        labels: all of one kind: a class number, a sequence of them, or as many targets as the others have.
         source_keys: each of at most 4,096 bytes.
     """
-    counts = [len(label) for label in labels if not isinstance(label, int)]
+    targets = [label.values for label in labels if isinstance(label, Targets)]
+    counts = [len(label) for label in labels if not isinstance(label, int | Targets)]
     rows = np.zeros(
         len(numbers),
         dtype=index_dtype(
-            source_key_bytes=max(map(len, source_keys)) or 1, num_labels=max(1, *counts) if counts else None
+            source_key_bytes=max(map(len, source_keys)) or 1,
+            num_labels=max(1, *counts) if counts else None,
+            num_targets=len(targets[0]) if targets else None,
         ),
     )
     for (name, _), values in zip(_COLUMNS, zip(*numbers, strict=True), strict=True):
         rows[name] = values
     rows["source_key"] = source_keys
+    if targets:
+        rows["targets"] = targets
+        return rows
     if not counts:
         rows["label"] = labels
         return rows
     rows["labels"] = NO_LABEL
     for row, label in zip(rows, labels, strict=True):
-        if not isinstance(label, int):
+        if not isinstance(label, int | Targets):
             row["labels"][: len(label)] = label
     return rows
 
@@ -102,8 +119,9 @@ def encode_index(rows: IndexRows) -> bytes:
     """Return the bytes of the .npy file (format 1.0) of `rows`, which are of an `index_dtype`."""
     source_key_bytes = rows.dtype["source_key"].itemsize
     header = _HEADER.replace("|S0", f"|S{source_key_bytes}").replace("shape': (0,", f"shape': ({len(rows)},")
-    if "labels" in (rows.dtype.names or ()):
-        header = header.replace(str(_ONE_LABEL), _LABELS.replace("(0,", f"({rows['labels'].shape[1]},"))
+    for name, column in (("labels", _LABELS), ("targets", _TARGETS)):
+        if name in (rows.dtype.names or ()):
+            header = header.replace(str(_ONE_LABEL), column.replace("(0,", f"({rows[name].shape[1]},"))
     padding = " " * (-(len(_MAGIC) + 2 + len(header) + 1) % _ALIGNMENT_BYTES)
     text = f"{header}{padding}\n".encode()
     return _MAGIC + len(text).to_bytes(2, "little") + text + rows.tobytes()
@@ -128,15 +146,16 @@ def read_index(path: Path, *, num_samples: int) -> IndexRows:
     numbers = _HEADER_PATTERN.fullmatch(text)
     if not start.startswith(_MAGIC) or numbers is None:
         raise DamageError(f"{path}: not a sidecar as docs/FORMAT.md describes it")
-    source_key_bytes, num_rows = (int(number) for number in numbers.groups()[1:])
-    num_labels = int(numbers.group(1)) if numbers.group(1) else None
+    source_key_bytes, num_rows = int(numbers["key"]), int(numbers["rows"])
+    num_labels, num_targets = (int(numbers[name]) if numbers[name] else None for name in ("labels", "targets"))
     if num_rows != num_samples:
         raise DamageError(f"{path}: has {num_rows} rows, the manifest says {num_samples}")
     if source_key_bytes > MAX_SOURCE_KEY_BYTES:
         raise DamageError(f"{path}: source keys of {source_key_bytes} bytes; at most {MAX_SOURCE_KEY_BYTES} wanted")
-    if num_labels is not None and num_labels > MAX_LABELS:
-        raise DamageError(f"{path}: {num_labels} labels a sample; at most {MAX_LABELS} wanted")
-    dtype = index_dtype(source_key_bytes=source_key_bytes, num_labels=num_labels)
+    if max(num_labels or 0, num_targets or 0) > MAX_LABELS:
+        what = f"{num_labels} labels" if num_labels is not None else f"{num_targets} targets"
+        raise DamageError(f"{path}: {what} a sample; at most {MAX_LABELS} wanted")
+    dtype = index_dtype(source_key_bytes=source_key_bytes, num_labels=num_labels, num_targets=num_targets)
     expected_bytes = data_offset + num_rows * dtype.itemsize
     if found_bytes != expected_bytes:
         raise DamageError(f"{path}: {found_bytes} bytes, its header promises {expected_bytes}")
@@ -160,8 +179,8 @@ def check_index(
         path: of the sidecar, for the error.
         rows: as `read_index` gave them.
         shard_bytes: length of the shard.
-        num_classes: labels are 0 to num_classes - 1.
-        task: whether rows have one label or several.
+        num_classes: labels are 0 to num_classes - 1; of a regression, each sample's number of targets.
+        task: whether rows have one label, several, or targets.
         packed: where given, row k must describe the packed record k, so that offsets can be computed.
 
     Raises:
@@ -180,9 +199,16 @@ def check_index(
             bad |= rows[column] != getattr(packed, column)
     if bad.any():
         raise DamageError(f"{path}: record {int(np.argmax(bad))} is not where it can be in its shard")
-    if ("labels" in (rows.dtype.names or ())) != (task is Task.multilabel):
+    if LABEL_COLUMNS[task] not in (rows.dtype.names or ()):
         raise DamageError(f"{path}: its labels are not those of task {task}")
-    labels = rows["labels" if task is Task.multilabel else "label"].reshape(len(rows), -1)
+    labels = rows[LABEL_COLUMNS[task]].reshape(len(rows), -1)
+    if task is Task.regression:
+        if labels.shape[1] != num_classes:
+            raise DamageError(f"{path}: {labels.shape[1]} targets a sample, {num_classes} wanted")
+        bad = ~np.isfinite(labels).all(axis=1)
+        if bad.any():
+            raise DamageError(f"{path}: record {int(np.argmax(bad))} has a target that is not finite")
+        return
     bad = (labels >= num_classes).any(axis=1)
     if task is Task.classification:
         bad |= labels[:, 0] < 0

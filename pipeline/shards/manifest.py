@@ -83,7 +83,7 @@ class DataSet:
     """A data set's facts.
 
     Attributes:
-        classes: names for people; labels are indices into them.
+        classes: names for people; labels are indices into them; of a regression, names of the targets in their order.
         class_ids: the source's own ids of the classes, the names where it has none.
         packed: None for the encoded layout and for foreign shards.
         is_foreign: the shards were made by others and adopted where they lie.
@@ -193,7 +193,7 @@ def read_data_set(root: Path) -> DataSet:
         packed, channels = _layout(content["layout"])
         is_foreign = content["layout"]["kind"] == FOREIGN
         task, classes = _task(content["task"]), tuple(map(_text, content["classes"]))
-        if packed is not None and (packed.label_bytes is not None) != (task is Task.multilabel):
+        if packed is not None and (packed.label_bytes is None) != (task is Task.classification):
             raise ValueError(f"layout.label_bytes {packed.label_bytes!r} does not go with task {task}")
         class_ids = tuple(map(_text, content.get("class_ids") or classes))
         if len(class_ids) != len(classes):

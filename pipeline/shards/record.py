@@ -9,9 +9,9 @@ A packed record (64x64 RGB shown) is constant in length, so the shard is an arra
           1600  pixels, 64*64*3 uint8, rows first, channels last; padded with zero bytes to a multiple of 512
 
 With several labels a sample the first member is `<key>.json`, `{"labels":[3,17]}` padded with spaces to one length
-for the whole data set. An encoded record has the same first member, where there are details a `<key>.json`
-that holds them, and then `<key>.jpg` (or png, webp) with the image's bytes as they are. Format: docs/FORMAT.md; tar:
-POSIX.1-1988 ustar; PPM and PGM: the Netpbm specifications.
+for the whole data set; of a regression `{"targets":[0.25,-1.5]}`, padded alike. An encoded record has the same first
+member, where there are details a `<key>.json` that holds them, and then `<key>.jpg` (or png, webp) with the image's
+bytes as they are. Format: docs/FORMAT.md; tar: POSIX.1-1988 ustar; PPM and PGM: the Netpbm specifications.
 """
 
 from __future__ import annotations
@@ -36,8 +36,26 @@ KEY_PATTERN = re.compile(rf"[A-Za-z0-9_-]{{1,{MAX_KEY_BYTES}}}")
 ENCODED_EXTENSIONS = ("jpg", "png", "webp")
 
 ImageArray = npt.NDArray[np.uint8]
-# One class number, or for several labels their sorted distinct class numbers.
-Label = int | Sequence[int]
+
+
+@dataclass(frozen=True, slots=True)
+class Targets:
+    """What a model is to give for one sample of a regression, a number for each output.
+
+    Raises:
+        ValueError: none, one that is not finite, or one that float32 does not hold exactly.
+    """
+
+    values: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        held = np.array(self.values, dtype=np.float32)
+        if not len(held) or not np.isfinite(held).all() or held.tolist() != list(self.values):
+            raise ValueError(f"targets {list(self.values)}: finite numbers of float32 wanted, at least one")
+
+
+# One class number, for several labels their sorted distinct class numbers, or the targets of a regression.
+Label = int | Sequence[int] | Targets
 
 
 def padded_bytes(size_bytes: int) -> int:
@@ -99,6 +117,16 @@ def json_member(key: str, value: dict[str, Any], *, size_bytes: int | None = Non
     return member(f"{key}.json", content.ljust(size_bytes or 0))
 
 
+def label_object(label: Sequence[int] | Targets) -> dict[str, Any]:
+    """Return what a `.json` member says of several labels, or of targets."""
+    return {"targets": list(label.values)} if isinstance(label, Targets) else {"labels": list(label)}
+
+
+def targets_bytes(targets: Targets) -> int:
+    """Return how many bytes the `.json` member of these targets needs."""
+    return len(json.dumps(label_object(targets), separators=(",", ":")))
+
+
 def labels_bytes(labels: Sequence[int]) -> int:
     """Return how many bytes the `.json` member of these labels needs."""
     return len('{"labels":[]}') + sum(len(str(label)) for label in labels) + max(0, len(labels) - 1)
@@ -113,7 +141,7 @@ def _check_key(key: str) -> None:
 class PackedLayout:
     """The geometry of packed records: uint8 images of one shape, channels 3 (PPM) or 1 (PGM).
 
-    `label_bytes` is the length of the `.json` member of several labels a sample; None for one label, in a `.cls`.
+    `label_bytes` is the length of the `.json` member of several labels or of targets; None for one label, in a `.cls`.
     """
 
     height: int
@@ -180,7 +208,7 @@ class PackedLayout:
         if isinstance(label, int):
             labelled = label_member(key, label)
         else:
-            labelled = json_member(key, {"labels": list(label)}, size_bytes=self.label_bytes)
+            labelled = json_member(key, label_object(label), size_bytes=self.label_bytes)
         return labelled + member(f"{key}.{self.extension}", content)
 
 
@@ -191,13 +219,13 @@ def pack_encoded(
 
     Args:
         extension: jpg, png or webp.
-        details: what else is known of the image, kept in the record's `.json`, several labels beside them.
+        details: what else is known of the image, kept in the record's `.json`, several labels or targets beside them.
     """
     if extension not in ENCODED_EXTENSIONS:
         raise ValueError(f"extension {extension!r}: one of {', '.join(ENCODED_EXTENSIONS)} wanted")
     if isinstance(label, int):
         head = label_member(key, label) + (json_member(key, details) if details is not None else b"")
     else:
-        head = json_member(key, {**(details or {}), "labels": list(label)})
+        head = json_member(key, {**(details or {}), **label_object(label)})
     # One copy: images are most of the work where they are kept as they are.
     return b"".join((head, *_member_parts(f"{key}.{extension}", image)))

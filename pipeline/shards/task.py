@@ -6,7 +6,8 @@ from enum import StrEnum
 
 
 class Task(StrEnum):
-    """What labels mean: one class a sample, or any number of them."""
+    """What a sample is labelled with: one class, any number of classes, or numbers that a model is to give."""
 
     classification = "classification"
     multilabel = "multilabel"
+    regression = "regression"
