@@ -139,6 +139,9 @@ class PrepareConfig:
     out: str = field(default="data/default", metadata={"help": "folder to write the data set to"})
     seed: int = field(default=0, metadata={"help": "seed of the global shuffle into shards"})
     max_rejected: int = field(default=0, metadata={"help": "how many bad items may be left out before it is an error"})
+    classes: list[str] | None = field(
+        default=None, metadata={"help": "classes to keep, as in [ship,airplane], numbered in this order; null: all"}
+    )
     source: SourceConfig = MISSING
     layout: LayoutConfig = MISSING
     engine: EngineConfig = MISSING
@@ -146,6 +149,8 @@ class PrepareConfig:
     def __post_init__(self) -> None:
         if self.max_rejected < 0:
             raise ValueError(f"max_rejected={self.max_rejected}: at least 0 wanted")
+        if self.classes is not None and not self.classes:
+            raise ValueError("classes=[]: at least one wanted, or null for all")
 
 
 @dataclass(slots=True, kw_only=True)

@@ -130,6 +130,8 @@ def choices_of(config: PrepareConfig) -> dict[str, Any]:
             **to_plain(config.layout),
         },
         "versions": {"tarmac": version("tarmac"), **library_versions()},
+        # Not named where all are kept, as sets that were made before there was a choice do not name it.
+        **({} if config.classes is None else {"classes": list(config.classes)}),
     }
 
 

@@ -104,6 +104,7 @@ def _config(choices: dict[str, Any], *, path: str, root: str | None, engine: Eng
         return PrepareConfig(
             out=path,
             seed=choices["seed"],
+            classes=choices.get("classes"),
             max_rejected=sys.maxsize,  # what was let pass is in the ledger; this is no new decision
             source=from_plain(PREPARE_SCHEMAS[f"source/{source.pop('kind')}"], source),
             layout=from_plain(PREPARE_SCHEMAS[f"layout/{layout.pop('kind')}"], layout),

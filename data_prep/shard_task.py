@@ -28,9 +28,10 @@ from data_prep.encode import Box, Stored, make_encoder
 from data_prep.plan import read_planned_shard
 from data_prep.sources import open_source
 from data_prep.sources.base import ImageArray, Rejected, Source
+from data_prep.sources.chosen_classes import ChosenClasses
 from data_prep.store_file import open_stored, publish_below
 from pipeline.shards.errors import UserError
-from pipeline.shards.record import Label
+from pipeline.shards.record import Label, Targets
 from pipeline.shards.writer import ShardWriter
 from pipeline.storage import Store, open_store
 
@@ -56,7 +57,7 @@ class ShardTask:
 
     Attributes:
         plan_fingerprint: of the plan that it is a part of.
-        label_bytes: of the layout, where an image has several labels, else None.
+        label_bytes: of the layout, where an image has several labels or targets, else None.
     """
 
     config: PrepareConfig
@@ -227,6 +228,8 @@ def is_remote(config: PrepareConfig) -> bool:
 
 
 def _label(row: Row) -> Label:
+    if "targets" in row:
+        return Targets(tuple(row["targets"]))
     label: Label = row["label"] if "label" in row else row["labels"]
     return label
 
@@ -259,9 +262,10 @@ def opened_store(location: str) -> Store:
 
 def opened_source(config: PrepareConfig, *, anew: bool = False) -> Source:
     """Return the config's source, opened once a process, as that may read an archive whole, or `anew`."""
-    spelling = f"{config.source!r} {config.layout.resolution}"
+    spelling = f"{config.source!r} {config.layout.resolution} {config.classes}"
     if anew or _OPENED.get("source name") != spelling:
         _OPENED.pop("source", None)
-        _OPENED["source"] = open_source(config.source, resolution=config.layout.resolution)
+        source = open_source(config.source, resolution=config.layout.resolution)
+        _OPENED["source"] = source if config.classes is None else ChosenClasses(source, names=config.classes)
         _OPENED["source name"] = spelling
     return cast(Source, _OPENED["source"])

@@ -30,6 +30,8 @@ def command_of(provenance: Mapping[str, Any], *, num_rejected: int) -> str | Non
         options.append(f"{group}={option}")
         options += [f"{group}.{name}={_spelled(value)}" for name, value in choices.items() if name != "kind"]
     options.append(f"seed={_spelled(provenance.get('seed', 0))}")
+    if provenance.get("classes") is not None:
+        options.append(f"classes={_spelled(provenance['classes'])}")
     if num_rejected:
         options.append(f"max_rejected={num_rejected}")
     return shlex.join(["python", "-m", "data_prep", *options, "out=FOLDER"])

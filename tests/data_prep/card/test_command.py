@@ -30,6 +30,7 @@ def config_of(options: list[str]) -> Any:
         ("source=idx", "source.root='my files'", "layout=encoded", "layout.exif_orientation=true", "seed=5"),
         ("source=cifar10", "source.root='a=b,c'", "layout=packed", "layout.fit=stretch"),
         ("source=folder", "source.root='1e3'", "layout=encoded"),
+        ("source=idx", "layout=packed", "classes=[8,'3 or 5',no]"),
         ("source=folder", "source.root='null'", "layout=encoded"),
     ],
 )
