@@ -179,11 +179,11 @@ def ours(place: str, cache: Path, options: argparse.Namespace, *, cache_frac: fl
     max_bytes = CACHE_BYTES if cache_frac is None else int(cache_frac * sum(sizes))
     world = World(rank=0, size=1, local_rank=0, local_size=1, cuda=False)
     started_s = time.perf_counter()
-    _, (reader,) = open_splits(
-        DataConfig(path=place), CacheConfig(dir=str(cache), max_bytes=max_bytes), [Wanted(name="train")], world
-    )
+    data = DataConfig(path=place)
+    _, (reader,) = open_splits(data, CacheConfig(dir=str(cache), max_bytes=max_bytes), [Wanted(name="train")], world)
+    counts = shard_counts_of(reader)
     order = build_order(
-        WindowOrderConfig(window_chunks=1), shard_counts=shard_counts_of(reader), slots=options.batch_size, seed=0
+        WindowOrderConfig(window_chunks=1), data=data, shard_counts=counts, slots=options.batch_size, seed=0
     )
     loader = BatchLoader(reader, order, rank=0, world_size=1)
     num_images = sum(len(batch.images_BHWC) for batch in loader)

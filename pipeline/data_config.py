@@ -36,6 +36,13 @@ class DataConfig:
     )
     train_split: str = field(default="train", metadata={"help": "split to train on"})
     val_split: str = field(default="val", metadata={"help": "split to evaluate on"})
+    train_samples: int | None = field(
+        default=None,
+        metadata={"help": "train on so many samples of the split, the first of a fixed permutation; null: on all"},
+    )
+    subset_seed: int = field(
+        default=0, metadata={"help": "which samples data.train_samples takes; with one seed fewer are part of more"}
+    )
     check: Check = field(
         default=Check.auto, metadata={"help": "full: checksums of all shards; sizes: lengths only; auto: full to 4 GB"}
     )
@@ -95,7 +102,10 @@ class DataConfig:
         require(fitting, f"{given}: one for each of the {len(self.paths or [])} data.paths wanted")
         require(min(self.weights or [1]) >= 1, f"{given}: at least 1 each wanted")
         require(1 <= self.prefetch <= MAX_PREFETCH, f"data.prefetch={self.prefetch}: 1 to {MAX_PREFETCH} wanted")
-        for name in ("resolution", "decode_threads", "memory_bytes"):
+        part = f"data.train_samples={self.train_samples}"
+        one = self.train_samples is None or (self.paths is None and self.stream is None)
+        require(one, f"{part}: of one data set, not of data.paths or data.stream; leave it out, or use data.path")
+        for name in ("resolution", "decode_threads", "memory_bytes", "train_samples"):
             value = getattr(self, name)
             require(value is None or value >= 1, f"data.{name}={value}: at least 1, or null, wanted")
 

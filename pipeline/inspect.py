@@ -25,7 +25,16 @@ import numpy as np
 import torch
 from PIL import Image
 
-from pipeline.build_data import BatchPlan, Wanted, build_crop, build_order, open_splits, plan_batch, shard_counts_of
+from pipeline.build_data import (
+    BatchPlan,
+    Wanted,
+    build_crop,
+    build_order,
+    num_trained_on,
+    open_splits,
+    plan_batch,
+    shard_counts_of,
+)
 from pipeline.build_objective import build_augmentation
 from pipeline.build_optimizer import plan_steps
 from pipeline.compose import compose, first_difference, help_text
@@ -111,13 +120,14 @@ def inspect(config: InspectConfig, *, given: Iterable[str] = ()) -> GlobalBatch:
     try:
         if config.run is not None:
             _refuse_other_data(config, training, reader)
-        plan = plan_batch(training, num_samples=reader.num_samples, world_size=config.ranks)
+        num_samples = num_trained_on(training.data, reader.num_samples)
+        plan = plan_batch(training, num_samples=num_samples, world_size=config.ranks)
         order = build_order(
             training.order,
+            data=training.data,
             shard_counts=shard_counts_of(reader),
             slots=plan.slots,
             seed=training.seed,
-            weights=training.data.weights,
         )
         if config.run is not None:
             steps = {"steps_per_epoch": order.steps_per_epoch, "micro_batches": plan.micro_batches}

@@ -9,12 +9,14 @@ meta device, where tensors have shapes and no content. A section is a function f
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import sys
 
-from pipeline.build_data import build_order, plan_batch
+from pipeline.build_data import build_order, num_trained_on, plan_batch
 from pipeline.compose import compose, help_text
 from pipeline.data.host_load import host_load
+from pipeline.data.subset import SubsetOrder, counts_within
 from pipeline.plan_config import PLAN_SCHEMAS, PlanConfig
 from pipeline.planning.data_facts import DataFacts, read_facts, stated_facts
 from pipeline.planning.data_sections import reading_section, shuffle_section, steps_section
@@ -71,14 +73,18 @@ def make_planned(config: PlanConfig) -> Planned:
     batch = plan_batch(config, num_samples=data.num_samples, world_size=config.world_size)
     order = build_order(
         config.order,
+        data=config.data,
         shard_counts=[counts.tolist() for counts in data.shard_counts],
         slots=batch.slots,
         seed=config.seed,
-        weights=config.data.weights,
     )
-    counts, hosts = data.all_shard_counts, config.hosts
+    hosts, counts = config.hosts, data.all_shard_counts
+    # Of a part of the split, shards are read for the samples that it has in them.
+    inside = order
+    if isinstance(order, SubsetOrder):
+        inside, counts = order.order, counts_within(order.ids_N, counts)
     loads = tuple(
-        host_load(order, shard_bytes=data.shard_bytes, shard_counts=counts, host=host, hosts=hosts)
+        host_load(inside, shard_bytes=data.shard_bytes, shard_counts=counts, host=host, hosts=hosts)
         for host in range(hosts)
     )
     study = RankStudy(config, data, batch)
@@ -88,14 +94,16 @@ def make_planned(config: PlanConfig) -> Planned:
 def facts_of(config: PlanConfig) -> DataFacts:
     """Return the facts of the data that is there, or of that which is stated."""
     if config.samples is None:
-        return read_facts(config.data)
-    height, width, channels = config.image_shape
-    return stated_facts(
-        samples=config.samples,
-        image_shape=(height, width, channels),
-        num_classes=config.classes,
-        shard_bytes=config.shard_bytes,
-    )
+        data = read_facts(config.data)
+    else:
+        height, width, channels = config.image_shape
+        data = stated_facts(
+            samples=config.samples,
+            image_shape=(height, width, channels),
+            num_classes=config.classes,
+            shard_bytes=config.shard_bytes,
+        )
+    return dataclasses.replace(data, train_samples=num_trained_on(config.data, data.num_samples))
 
 
 if __name__ == "__main__":

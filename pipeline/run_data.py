@@ -20,6 +20,7 @@ from pipeline.build_data import (
     build_crop,
     build_eval_loader,
     build_order,
+    num_trained_on,
     open_splits,
     plan_batch,
     shard_counts_of,
@@ -55,8 +56,8 @@ class RunData:
 
     @property
     def num_samples(self) -> int:
-        """Of the training split."""
-        return self.train.reader.num_samples
+        """That are trained on."""
+        return self.order.num_samples
 
     @property
     def images_per_step(self) -> int:
@@ -96,7 +97,7 @@ def open_run_data(config: TrainConfig, world: World, opened: ExitStack, *, first
     )
     opened.callback(train_reader.close)
     opened.callback(val_reader.close)
-    num_samples = train_reader.num_samples
+    num_samples = num_trained_on(config.data, train_reader.num_samples)
     batch = plan_batch(config, num_samples=num_samples, world_size=world.size)
     order: TrainingOrder
     if config.data.stream is not None:
@@ -104,10 +105,10 @@ def open_run_data(config: TrainConfig, world: World, opened: ExitStack, *, first
     else:
         order = build_order(
             config.order,
+            data=config.data,
             shard_counts=shard_counts_of(train_reader),
             slots=batch.slots,
             seed=config.seed,
-            weights=config.data.weights,
         )
     train = BatchLoader(
         train_reader,
@@ -131,11 +132,15 @@ def open_run_data(config: TrainConfig, world: World, opened: ExitStack, *, first
 
 def fingerprint_of(config: TrainConfig, reader: Reader) -> dict[str, Any]:
     """Return what the order of samples depends on: a run goes on only with the same."""
+    # Only where they are chosen, so that runs begun by a version without them go on.
+    data = config.data
+    part = {"data.train_samples": data.train_samples, "data.subset_seed": data.subset_seed}
     return {
+        **(part if data.train_samples is not None else {}),
         "data": reader.split.manifest_sha256,
         "order": type(config.order).__name__.removesuffix("OrderConfig").lower(),
         **{f"order.{name}": value for name, value in dataclasses.asdict(config.order).items()},
-        "data.weights": config.data.weights,
+        "data.weights": data.weights,
         "batch.size": config.batch.size,
         "seed": config.seed,
     }

@@ -69,6 +69,10 @@ class Order(Protocol):
     """What the loader asks of an order."""
 
     @property
+    def num_samples(self) -> int:
+        """Distinct samples that an epoch goes through, those that it leaves out included."""
+
+    @property
     def batch_size(self) -> int:
         """Slots of a global batch."""
 

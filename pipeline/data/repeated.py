@@ -29,6 +29,10 @@ class RepeatedOrder:
             raise ValueError(f"times={self.times}: at least 1 wanted")
 
     @property
+    def num_samples(self) -> int:
+        return self.order.num_samples
+
+    @property
     def batch_size(self) -> int:
         return self.order.batch_size
 

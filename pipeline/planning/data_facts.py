@@ -38,6 +38,7 @@ class DataFacts:
         shard_counts: int64 (shards,) for each data set: samples of its shards.
         shard_bytes: int64, of all shards of all data sets.
         image_shape: height, width and channels, as the model sees them.
+        train_samples: of them, that are trained on; None: all.
         read_labels: returns int64 (samples,), the class of each sample, or None where that cannot be had at once.
     """
 
@@ -47,11 +48,13 @@ class DataFacts:
     image_shape: tuple[int, int, int]
     num_classes: int
     task: Task
+    train_samples: int | None = None
     read_labels: Callable[[], Int64Array | None] = field(default=lambda: None)
 
     @property
     def num_samples(self) -> int:
-        return int(sum(counts.sum() for counts in self.shard_counts))
+        """That are trained on."""
+        return self.train_samples or int(sum(counts.sum() for counts in self.shard_counts))
 
     @property
     def all_shard_counts(self) -> Int64Array:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pipeline.data.mixture import MixtureOrder
 from pipeline.data.shuffle_quality import Measure, shuffle_quality
+from pipeline.data.subset import SubsetOrder
 from pipeline.data.window import WindowOrder
 from pipeline.planning.planned import Planned
 from pipeline.planning.rows import Row, Section, bytes_text
@@ -31,6 +32,7 @@ def steps_section(planned: Planned) -> Section:
 def reading_section(planned: Planned) -> Section:
     """What the busiest host reads and holds."""
     order, hosts, num_shards = planned.order, planned.config.hosts, len(planned.data.shard_bytes)
+    order = order.order if isinstance(order, SubsetOrder) else order
     most_read, most_held = planned.busiest, max(planned.loads, key=lambda load: load.cache_bytes)
     shards = f"{most_read.read_shards:,} of {num_shards:,} shards, each once"
     held = "the order goes through all shards at once"

@@ -108,7 +108,7 @@ class GeneralisationGap(pl.Callback):
         wanted = self._num_val_samples if is_last else math.ceil(SAMPLE_FRAC * self._num_val_samples)
         room = (MAX_LAST_BYTES if is_last else MAX_KEPT_BYTES) // math.prod(self._reader.image_shape)
         order = self._training.order
-        places = min(self._reader.num_samples, order.steps_per_epoch * order.batch_size)
+        places = min(order.num_samples, order.steps_per_epoch * order.batch_size)
         return max(1, min(wanted, room, places))
 
     def _read(self, num_samples: int) -> list[Batch]:
