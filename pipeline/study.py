@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.compose import compose, help_text
+from pipeline.run_folder import SUMMARY_FILE
 from pipeline.shards.errors import UserError, run_entry_point
 from pipeline.studies import STUDIES
 from pipeline.studies.data_sets import ready
@@ -25,6 +26,7 @@ from pipeline.sweeping.many import ResolvedRun, carry_out, resolved
 from pipeline.sweeping.table import Result
 from pipeline.track.run_reading import read_run
 
+log = logging.getLogger(__name__)
 SUMMARY = """Measure a claim of an introductory lecture on neural networks, over several seeds, on small real data.
 
   python -m pipeline.study name=linear-limits
@@ -34,6 +36,7 @@ Killed? Type the same command again: finished runs are kept, the others go on.
 
 """
 # The studies' own pictures are made from all runs together; a tracker and a report of each would take longer than they.
+# Whoever wants them says so by `options`.
 QUIET = ("logger=none", "track.report=false", "track.pictures=false", "trainer.measure_bound=false")
 
 
@@ -46,17 +49,42 @@ def main(argv: list[str]) -> int:
     config: StudyConfig = compose("study", STUDY_SCHEMAS, argv)
     if config.name != "all" and config.name not in STUDIES:
         raise UserError(f"name={config.name}: no such study; there are all, {', '.join(STUDIES)}")
-    for study in STUDIES.values() if config.name == "all" else [STUDIES[config.name]]:
-        result = carry_out_study(study, config)
-        folder = folder_of(study, config)
-        sys.stdout.write(
-            f"\nclaim       {study.claim}\n"
-            f"measured    {result['statistic']}: {result['value']:.4g}{_interval_text(result['interval'])}\n"
-            f"verdict     {result['verdict']}\n"
-            f"study       {folder} ({RESULT_FILE}, {FIGURE_FILE}, {REPORT_FILE})\n"
-        )
-        sys.stdout.flush()
+    if config.name != "all":
+        _tell(STUDIES[config.name], carry_out_study(STUDIES[config.name], config), config)
+        return 0
+    return _carry_out_all(config)
+
+
+def _carry_out_all(config: StudyConfig) -> int:
+    """Carry out one study after another, tell all verdicts at the end, and return the exit code; one fails alone."""
+    outcomes: dict[str, str] = {}
+    failures: list[str] = []
+    for name, study in STUDIES.items():
+        try:
+            result = carry_out_study(study, config)
+        except UserError as error:
+            outcomes[name] = "failed"
+            failures.append(str(error))
+            log.warning("%s", error)
+        else:
+            outcomes[name] = f"{result['verdict']:<24}{result['seconds']:8,.0f} s"
+            _tell(study, result, config)
+    sys.stdout.write("\nstudy                   verdict                 processes' time\n")
+    sys.stdout.write("".join(f"{name:<24}{outcome}\n" for name, outcome in outcomes.items()))
+    sys.stdout.flush()
+    if failures:
+        raise UserError(f"{len(failures)} of {len(STUDIES)} studies failed; the first: {failures[0]}")
     return 0
+
+
+def _tell(study: Study, result: dict[str, Any], config: StudyConfig) -> None:
+    sys.stdout.write(
+        f"\nclaim       {study.claim}\n"
+        f"measured    {result['statistic']}: {result['value']:.4g}{_interval_text(result['interval'])}\n"
+        f"verdict     {result['verdict']}\n"
+        f"study       {folder_of(study, config)} ({RESULT_FILE}, {FIGURE_FILE}, {REPORT_FILE})\n"
+    )
+    sys.stdout.flush()
 
 
 def folder_of(study: Study, config: StudyConfig) -> Path:
@@ -75,7 +103,7 @@ def carry_out_study(study: Study, config: StudyConfig) -> dict[str, Any]:
     runs: list[ResolvedRun] = []
     for group in study.groups(config.scale, seeds):
         data = ready(group.data, root=Path(config.data))
-        swept = read_swept([f"data.path={data}", *QUIET, *group.options])
+        swept = read_swept([f"data.path={data}", *QUIET, *group.options, *config.options])
         found = resolved(swept.fixed, points(swept.axes))
         groups += [group.name] * len(found)
         runs += found
@@ -85,10 +113,14 @@ def carry_out_study(study: Study, config: StudyConfig) -> dict[str, Any]:
         sys.stdout.write(f"{study.name}: {len(runs)} runs -> {folder}\n")
         sys.stdout.flush()
 
+        num_ended = sum((place.folder / SUMMARY_FILE).is_file() for place in sweep.runs)
+
         def tell(result: Result, passed_s: float) -> None:
+            nonlocal num_ended
+            num_ended += 1
             words = " ".join(f"{name}={value}" for name, value in result.options.items())
             told = "done" if result.summary is not None else f"failed, {result.failure}"
-            sys.stdout.write(f"  {result.number:04d} {words}: {told}, {passed_s:.0f} s\n")
+            sys.stdout.write(f"  {num_ended} of {len(runs)}  {result.number:04d} {words}: {told}, {passed_s:.0f} s\n")
             sys.stdout.flush()
 
         results = carry_out(sweep, runs, RunsConfig(jobs=config.jobs), on_end=tell)

@@ -17,6 +17,10 @@ class StudyConfig:
     scale: Scale = field(default=Scale.laptop, metadata={"help": "laptop: minutes on two cores; gpu: the bigger twin"})
     seeds: int | None = field(default=None, metadata={"help": "seeds of each configuration; null: the study's own"})
     jobs: int = field(default=2, metadata={"help": "runs at once; they share cores and GPUs evenly"})
+    options: list[str] = field(
+        default_factory=list,
+        metadata={"help": "options of training for all runs, as [logger=wandb,track.report=true]; the last word"},
+    )
     dir: str = field(default="studies", metadata={"help": "folder of all studies"})
     data: str = field(default="data/studies", metadata={"help": "folder of their data sets"})
 

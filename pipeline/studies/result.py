@@ -39,7 +39,7 @@ def publish(folder: Path, study: Study, outcome: Outcome, *, runs: StudyRuns, sc
         "statistic": first.statistic,
         "value": first.estimate.value,
         "interval": _interval(first),
-        "seeds": first.estimate.n,
+        "seeds": len({run.seed for run in runs.runs}),
         "seconds": round(sum(run.metric("wall_s") for run in runs.runs), 1),
         "runs": len(runs.runs),
         "checks": [_plain(check) for check in outcome.checks],
@@ -95,7 +95,7 @@ def _plain(check: Check) -> dict[str, Any]:
         "statistic": check.statistic,
         "value": check.estimate.value,
         "interval": _interval(check),
-        "seeds": check.estimate.n,
+        "n": check.estimate.n,
         "wanted": check.bounds_text,
         "passes": check.passes,
     }

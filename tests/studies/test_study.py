@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from pipeline import study
 from pipeline.shards.errors import UserError
 from pipeline.studies import STUDIES, data_sets
 from pipeline.studies.estimate import difference_of
@@ -80,16 +83,46 @@ def test_a_study_runs_measures_and_tells_and_again_runs_nothing(
     assert {path: path.stat().st_mtime_ns for path in (folder / "runs").rglob("summary.json")} == before
 
 
+def test_of_all_studies_one_that_fails_leaves_the_others_and_is_told(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def carry_out(found: Study, config: StudyConfig) -> dict[str, Any]:
+        if found.name == "bad":
+            raise UserError("bad: 1 of 3 runs failed")
+        return {"statistic": "gain", "value": 2.5, "interval": None, "verdict": "holds", "seconds": 61.4}
+
+    names = ("first", "bad", "last")
+    monkeypatch.setattr(study, "STUDIES", {name: replace(STUDY, name=name) for name in names})
+    monkeypatch.setattr(study, "carry_out_study", carry_out)
+    with pytest.raises(UserError, match="1 of 3 studies failed; the first: bad: 1 of 3 runs"):
+        main([])
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()[-3:]]
+    assert lines == [["first", "holds", "61", "s"], ["bad", "failed"], ["last", "holds", "61", "s"]]
+
+
+@pytest.mark.slow
+def test_options_for_all_runs_have_the_last_word(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    small = ("source=points", "source.samples=100", "source.val_samples=100")
+    monkeypatch.setattr(data_sets, "DATA_SETS", {"rings": small})
+    config = StudyConfig(
+        dir=str(tmp_path / "studies"), data=str(tmp_path), options=["track.report=true", "trainer.max_epochs=1"]
+    )
+    carry_out_study(STUDY, config)
+    runs = tmp_path / "studies" / "tiny" / "runs"
+    assert len(list(runs.glob("*/report.html"))) == 6
+    assert {json.loads(path.read_text())["steps"] for path in runs.glob("*/summary.json")} == {2}
+
+
 def test_a_study_that_is_not_there_is_refused_with_those_that_are() -> None:
     with pytest.raises(UserError, match="no such study; there are all, linear-limits"):
         main(["name=rings"])
 
 
 @pytest.mark.parametrize("scale", Scale)
-@pytest.mark.parametrize("study", STUDIES.values(), ids=STUDIES)
-def test_a_study_declares_runs_that_compose(study: Study, scale: Scale) -> None:
-    seeds = ",".join(map(str, range(study.seeds[scale])))
-    for group in study.groups(scale, seeds):
+@pytest.mark.parametrize("declared", STUDIES.values(), ids=STUDIES)
+def test_a_study_declares_runs_that_compose(declared: Study, scale: Scale) -> None:
+    seeds = ",".join(map(str, range(declared.seeds[scale])))
+    for group in declared.groups(scale, seeds):
         assert group.data in data_sets.DATA_SETS
         swept = read_swept([f"data.path=data/{group.data}", *group.options])
-        assert len(resolved(swept.fixed, points(swept.axes))) % study.seeds[scale] == 0
+        assert len(resolved(swept.fixed, points(swept.axes))) % declared.seeds[scale] == 0
