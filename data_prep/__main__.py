@@ -7,6 +7,7 @@ import shlex
 import sys
 
 from data_prep.card.page import CARD_FILE
+from data_prep.card.text import counted
 from data_prep.config import PREPARE_SCHEMAS, PrepareConfig
 from data_prep.prepare import prepare
 from pipeline.compose import compose, help_text
@@ -19,6 +20,12 @@ SUMMARY = """Turn an image collection into streaming tar shards.
   python -m data_prep source=synthetic source.samples=100000 out=data/synthetic
 
 An interrupted run goes on when the same command is typed again."""
+# Options of a training command for data of each task.
+OBJECTIVES = {
+    Task.classification: "",
+    Task.multilabel: " objective=binary_cross_entropy",
+    Task.regression: " objective=mse augment=none",
+}
 
 
 def main(argv: list[str]) -> int:
@@ -29,10 +36,12 @@ def main(argv: list[str]) -> int:
     config: PrepareConfig = compose("prepare", PREPARE_SCHEMAS, argv)
     data_set = prepare(config)
     counts = ", ".join(f"{split.num_samples:,} {name}" for name, split in data_set.splits.items())
-    sys.stdout.write(f"{data_set.name}: {counts} samples of {data_set.num_classes} classes in {config.out}\n")
+    nouns = ("target", "targets") if data_set.task is Task.regression else ("class", "classes")
+    sys.stdout.write(f"{data_set.name}: {counts} samples of {counted(data_set.num_classes, *nouns)} in {config.out}\n")
     sys.stdout.write(f"look at it: {config.out}/{CARD_FILE}\n")
-    if data_set.packed is not None and data_set.task is Task.classification:  # training reads nothing else yet
-        sys.stdout.write(f"train on it: python -m pipeline.train {shlex.quote(f'data.path={config.out}')}\n")
+    if data_set.packed is not None:
+        typed = f"{shlex.quote(f'data.path={config.out}')}{OBJECTIVES[data_set.task]}"
+        sys.stdout.write(f"train on it: python -m pipeline.train {typed}\n")
     return 0
 
 

@@ -16,6 +16,7 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -23,7 +24,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from data_prep.sources.base import MAX_BATCH_ITEMS, Items
-from pipeline.shards.record import labels_bytes, padded_bytes
+from pipeline.shards.index import LABEL_COLUMNS
+from pipeline.shards.record import Targets, labels_bytes, padded_bytes, targets_bytes
 from pipeline.shards.task import Task
 
 Int64Array = npt.NDArray[np.int64]
@@ -31,10 +33,14 @@ Int64Array = npt.NDArray[np.int64]
 
 def item_schema(task: Task) -> pa.Schema:
     """Return the columns of listed items; those of a plan are these behind `row`."""
-    label = ("label", pa.int64()) if task is Task.classification else ("labels", pa.list_(pa.int32()))
+    kinds = {
+        Task.classification: pa.int64(),
+        Task.multilabel: pa.list_(pa.int32()),
+        Task.regression: pa.list_(pa.float32()),
+    }
     return pa.schema(
         [
-            label,
+            (LABEL_COLUMNS[task], kinds[task]),
             ("source_key", pa.string()),
             ("path", pa.string()),
             ("offset", pa.int64()),
@@ -51,7 +57,8 @@ class Listing:
 
     Attributes:
         fingerprint: SHA-256 of everything in them, in order.
-        label_bytes: several labels: the room that the longest `.json` member needs, whole tar blocks; else None.
+        label_bytes: several labels or targets: the room that the longest `.json` member needs, whole tar blocks; else
+            None.
     """
 
     path: Path
@@ -107,7 +114,10 @@ class ListingWriter:
 
     def add(self, items: Items) -> None:
         """Append items."""
-        labels = items.labels
+        labels: Any = items.labels
+        if self._task is Task.regression:
+            labels = np.asarray(labels, dtype=np.float32).tolist()
+            self._most_label_bytes = max([self._most_label_bytes, *(targets_bytes(Targets(tuple(x))) for x in labels)])
         if self._task is Task.multilabel:
             self._most_label_bytes = max([self._most_label_bytes, *(labels_bytes(label) for label in labels)])
         table = pa.table(
@@ -149,8 +159,9 @@ class ListingWriter:
                 self._digest.update(pc.binary_length(values).fill_null(-1).to_numpy(False).tobytes())
                 self._digest.update("".join(text for text in values.to_pylist() if text is not None).encode())
             else:
+                kind = "<f4" if pa.types.is_floating(values.type.value_type) else "<i8"
                 self._digest.update(pc.list_value_length(values).fill_null(-1).to_numpy(False).tobytes())
-                self._digest.update(values.flatten().to_numpy(False).astype("<i8").tobytes())
+                self._digest.update(values.flatten().to_numpy(False).astype(kind).tobytes())
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
@@ -166,7 +177,7 @@ class ListingWriter:
             task=self._task,
             num_items=self._num_items,
             fingerprint=self._digest.hexdigest(),
-            label_bytes=padded_bytes(max(1, self._most_label_bytes)) if self._task is Task.multilabel else None,
+            label_bytes=None if self._task is Task.classification else padded_bytes(max(1, self._most_label_bytes)),
         )
 
 

@@ -72,11 +72,26 @@ class SyntheticSourceConfig(SourceConfig):
             raise ValueError(f"source.channels={self.channels}: 1 or 3 wanted")
 
 
+class PointsShape(Enum):
+    """How points of different classes lie."""
+
+    rings = "rings"
+    halves = "halves"
+
+
 @dataclass(slots=True, kw_only=True)
 class PointsSourceConfig(SourceConfig):
+    shape: PointsShape = field(
+        default=PointsShape.rings,
+        metadata={"help": "rings, one a class, or halves: two classes, on both sides of a line"},
+    )
     samples: int = field(default=2_000, metadata={"help": "training points"})
     val_samples: int = field(default=2_000, metadata={"help": "validation points"})
-    classes: int = field(default=2, metadata={"help": "rings, one a class"})
+    classes: int = field(default=2, metadata={"help": "number of classes; halves have two"})
+    gap: float = field(
+        default=0.0,
+        metadata={"help": "halves: least distance from the line, in half widths; below 0: so far on the wrong side"},
+    )
     seed: int = field(default=0, metadata={"help": "seed of the points"})
 
     def __post_init__(self) -> None:
@@ -85,6 +100,43 @@ class PointsSourceConfig(SourceConfig):
                 f"source.samples={self.samples}, source.val_samples={self.val_samples}, source.classes={self.classes}:"
                 " at least 1, 0 and 1 wanted, and at most 16 classes"
             )
+        if self.shape is PointsShape.halves and self.classes != 2:
+            raise ValueError(f"source.classes={self.classes}: source.shape=halves has 2 classes")
+        if not abs(self.gap) < 0.6:
+            raise ValueError(f"source.gap={self.gap}: over -0.6 and below 0.6 wanted")
+        if self.gap != 0 and self.shape is PointsShape.rings:
+            raise ValueError(f"source.gap={self.gap}: of source.shape=halves; rings have a gap of their own")
+
+
+class Function(Enum):
+    """The functions that can be sampled: of one variable waves and kinks, of two hills and ripples."""
+
+    waves = "waves"
+    kinks = "kinks"
+    hills = "hills"
+    ripples = "ripples"
+
+
+@dataclass(slots=True, kw_only=True)
+class FunctionSourceConfig(SourceConfig):
+    function: Function = field(
+        default=Function.waves,
+        metadata={"help": "of one variable waves (sines), kinks (corners); of two hills (bumps), ripples (rings)"},
+    )
+    samples: int = field(default=2_000, metadata={"help": "training points"})
+    val_samples: int = field(default=2_000, metadata={"help": "validation points"})
+    noise: float = field(
+        default=0.0, metadata={"help": "standard deviation of what is added to training targets; values are -1 to 1"}
+    )
+    seed: int = field(default=0, metadata={"help": "seed of the points and of the noise"})
+
+    def __post_init__(self) -> None:
+        if self.samples < 1 or self.val_samples < 0:
+            raise ValueError(
+                f"source.samples={self.samples}, source.val_samples={self.val_samples}: at least 1 and 0 wanted"
+            )
+        if not 0 <= self.noise <= 100:
+            raise ValueError(f"source.noise={self.noise}: 0 to 100 wanted")
 
 
 class CocoTask(Enum):
@@ -199,6 +251,7 @@ SOURCE_SCHEMAS = {
     "source/idx": IdxSourceConfig,
     "source/synthetic": SyntheticSourceConfig,
     "source/points": PointsSourceConfig,
+    "source/function": FunctionSourceConfig,
     "source/coco": CocoSourceConfig,
     "source/csv": CsvSourceConfig,
     "source/jsonl": JsonlSourceConfig,

@@ -14,12 +14,23 @@ from pipeline.shards.task import Task
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TargetFacts:
+    """How a target's values lie in a split."""
+
+    least: float
+    mean: float
+    std: float
+    most: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SplitFacts:
     """Counts of one split.
 
     Attributes:
         class_counts: samples that carry each class.
         label_counts: samples with 0, 1, 2, ... labels.
+        targets: of a regression, facts of each target; the counts are then empty.
     """
 
     name: str
@@ -28,11 +39,12 @@ class SplitFacts:
     size_bytes: int
     class_counts: tuple[int, ...]
     label_counts: tuple[int, ...]
+    targets: tuple[TargetFacts, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SampleFacts:
-    """One sample; `picture` is None where it was not wanted or cannot be decoded."""
+    """One sample; `picture` is None where it was not wanted or cannot be decoded. It has labels or targets."""
 
     split: str
     id: int
@@ -41,6 +53,7 @@ class SampleFacts:
     width: int
     height: int
     picture: Thumbnail | None
+    targets: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

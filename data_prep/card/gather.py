@@ -35,6 +35,7 @@ from data_prep.card.facts import (
 from data_prep.card.samples import PickedIds, thumbnail
 from data_prep.card.sizes import SizeHistogram
 from data_prep.card.stored_set import StoredSet, StoredShard
+from data_prep.card.target_sums import TargetSums
 from pipeline.shards.errors import DamageError
 from pipeline.shards.index import IndexRows
 from pipeline.shards.keyed import make_key
@@ -119,6 +120,7 @@ def read_samples(stored: StoredSet, places: list[tuple[str, int]], *, pictured: 
     for name, number in places:
         shard, record = _locate(stored, name, number)
         row = stored.rows(shard)[record]
+        targets = tuple(row["targets"].tolist()) if stored.data_set.task is Task.regression else ()
         picture = None
         if pictured:
             image = stored.read_at(shard, offset=int(row["image_offset"]), size_bytes=int(row["image_bytes"]))
@@ -127,7 +129,8 @@ def read_samples(stored: StoredSet, places: list[tuple[str, int]], *, pictured: 
             SampleFacts(
                 split=name,
                 id=number,
-                labels=tuple(label for label in labels_of(row[None])[0].tolist() if label >= 0),
+                labels=() if targets else tuple(label for label in labels_of(row[None])[0].tolist() if label >= 0),
+                targets=targets,
                 source_key=bytes(row["source_key"]).decode("utf-8", "replace"),
                 width=int(row["width"]),
                 height=int(row["height"]),
@@ -138,9 +141,12 @@ def read_samples(stored: StoredSet, places: list[tuple[str, int]], *, pictured: 
 
 
 def labels_of(rows: IndexRows) -> npt.NDArray[np.int64]:
-    """Return the labels of sidecar rows, int64 (rows, labels), -1 where there is none."""
-    column = "labels" if "labels" in (rows.dtype.names or ()) else "label"
-    return rows[column].reshape(len(rows), -1).astype(np.int64)
+    """Return the labels of sidecar rows, int64 (rows, labels), -1 where there is none; of targets their bits."""
+    names = rows.dtype.names or ()
+    if "targets" in names:
+        bits: npt.NDArray[np.int64] = np.ascontiguousarray(rows["targets"]).view(np.uint32).astype(np.int64)
+        return bits
+    return rows["labels" if "labels" in names else "label"].reshape(len(rows), -1).astype(np.int64)
 
 
 def _count_split(
@@ -148,6 +154,8 @@ def _count_split(
 ) -> tuple[SplitFacts, list[int]]:
     """Count a split, add to `sizes`, and return its counts and the ids of the samples to show."""
     num_classes = stored.data_set.num_classes
+    has_targets = stored.data_set.task is Task.regression
+    target_sums = TargetSums(num_classes)
     class_counts = np.zeros(num_classes, dtype=np.int64)
     label_counts = np.zeros(1, dtype=np.int64)
     even = stored.data_set.task is Task.classification and num_classes <= MAX_EVEN_CLASSES
@@ -157,11 +165,14 @@ def _count_split(
     for shard in stored.shards(split.name):
         rows = stored.rows(shard)
         labels = labels_of(rows)
-        class_counts += np.bincount(labels[labels >= 0], minlength=num_classes)
-        counted = np.bincount((labels >= 0).sum(axis=1))
-        longer, shorter = sorted((label_counts, counted), key=len, reverse=True)
-        label_counts = longer.copy()
-        label_counts[: len(shorter)] += shorter
+        if has_targets:
+            target_sums.add(rows["targets"])
+        else:
+            class_counts += np.bincount(labels[labels >= 0], minlength=num_classes)
+            counted = np.bincount((labels >= 0).sum(axis=1))
+            longer, shorter = sorted((label_counts, counted), key=len, reverse=True)
+            label_counts = longer.copy()
+            label_counts[: len(shorter)] += shorter
         sizes.add_many(rows["width"], rows["height"])
         if num_pictures:
             picked.add(groups=labels[:, 0] if even else np.zeros(len(rows), dtype=np.int64), first_id=first_id)
@@ -171,8 +182,9 @@ def _count_split(
         num_samples=split.num_samples,
         num_shards=len(split.shards),
         size_bytes=sum(shard.size_bytes for shard in split.shards),
-        class_counts=tuple(class_counts.tolist()),
-        label_counts=tuple(label_counts.tolist()),
+        class_counts=() if has_targets else tuple(class_counts.tolist()),
+        label_counts=() if has_targets else tuple(label_counts.tolist()),
+        targets=target_sums.facts() if has_targets else (),
     )
     return facts, picked.ids()
 

@@ -20,10 +20,13 @@ from pipeline.shards.task import Task
 CARD_FILE = "card.html"
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 
+CLASSES = ("classes", "Class balance", sections.class_balance)
+# In its place where samples have targets.
+TARGETS = ("targets", "Targets", sections.targets)
 SECTIONS = (
     ("samples", "Samples", sections.samples),
     ("splits", "Splits", sections.splits),
-    ("classes", "Class balance", sections.class_balance),
+    CLASSES,
     ("sizes", "Image sizes", sections.image_sizes),
     ("channels", "Channels", sections.channels),
     ("duplicates", "Exact duplicates", sections.duplicates),
@@ -54,7 +57,9 @@ def is_sealed_card(raw: bytes) -> bool:
 
 def make_card(facts: CardFacts) -> str:
     """Return the whole page."""
-    bodies = [(anchor, title, section(facts)) for anchor, title, section in SECTIONS]
+    has_targets = facts.task is Task.regression
+    shown = [TARGETS if section == CLASSES and has_targets else section for section in SECTIONS]
+    bodies = [(anchor, title, section(facts)) for anchor, title, section in shown]
     links = "".join(f'<a href="#{anchor}">{title}</a>' for anchor, title, _ in bodies)
     panels = "".join(
         f'<section id="{anchor}" aria-labelledby="{anchor}-title">'
@@ -93,6 +98,7 @@ def _what_it_is(facts: CardFacts) -> str:
     kinds = {
         Task.classification: f"one of {counted(len(facts.classes), 'class', 'classes')} each",
         Task.multilabel: f"any number of {counted(len(facts.classes), 'class', 'classes')} each",
+        Task.regression: f"{counted(len(facts.classes), 'target')} each",
     }
     if facts.packed is None:
         stored = "kept as JPEG, PNG or WebP files"
@@ -106,7 +112,7 @@ def _what_it_is(facts: CardFacts) -> str:
 def _tiles(facts: CardFacts) -> str:
     tiles = [
         ("samples", f"{facts.num_samples:,}"),
-        ("classes", f"{len(facts.classes):,}"),
+        ("targets" if facts.task is Task.regression else "classes", f"{len(facts.classes):,}"),
         ("size", as_bytes(facts.size_bytes)),
         ("shards", f"{sum(split.num_shards for split in facts.splits):,}"),
         ("rejected items", f"{facts.rejected.num_items:,}"),

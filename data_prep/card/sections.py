@@ -35,7 +35,8 @@ def findings(facts: CardFacts) -> str:
             )
     if facts.duplicates and facts.duplicates.num_conflicting:
         groups = counted(facts.duplicates.num_conflicting, "group")
-        told.append(f"{groups} of equal images with different labels")
+        what = "targets" if facts.task is Task.regression else "labels"
+        told.append(f"{groups} of equal images with different {what}")
     if facts.rejected.num_items:
         told.append(f"{counted(facts.rejected.num_items, 'item')} of the source left out")
     empty = [(split.name, split.class_counts.count(0)) for split in facts.splits]
@@ -44,7 +45,8 @@ def findings(facts: CardFacts) -> str:
     ]
     if not told:
         leakage = "No leakage between splits, no" if facts.duplicates and len(facts.splits) > 1 else "No"
-        return f'<p class="note good">{leakage} rejected items, no empty classes.</p>'
+        classes = "" if facts.task is Task.regression else ", no empty classes"
+        return f'<p class="note good">{leakage} rejected items{classes}.</p>'
     return f'<div class="note warn"><strong>Worth knowing</strong><ul>{_items(told)}</ul></div>'
 
 
@@ -67,7 +69,7 @@ def samples(facts: CardFacts) -> str:
             parts.append(f'<div class="classes">{rows}</div>')
         else:
             figures = "".join(
-                f"<figure>{_frame(facts, sample)}<figcaption>{_labels(facts, sample.labels)}</figcaption></figure>"
+                f"<figure>{_frame(facts, sample)}<figcaption>{_told(facts, sample)}</figcaption></figure>"
                 for sample in shown
             )
             parts.append(f'<div class="pictures">{figures}</div>')
@@ -86,6 +88,24 @@ def splits(facts: CardFacts) -> str:
         for split in facts.splits
     ]
     return _table(["split", "samples", "share", "shards", "size"], rows, numbers={1, 2, 3, 4})
+
+
+def targets(facts: CardFacts) -> str:
+    """Tell how the targets of a regression lie in each split."""
+    rows = [
+        [
+            escaped(name, limit=100),
+            escaped(split.name, limit=60),
+            *(f"{value:.6g}" for value in (found.least, found.mean, found.std, found.most)),
+        ]
+        for number, name in enumerate(facts.classes[:MAX_TABLE_CLASSES])
+        for split in facts.splits
+        for found in [split.targets[number]]
+    ]
+    more = len(facts.classes) - MAX_TABLE_CLASSES
+    told = f"<p>And {more:,} more targets.</p>" if more > 0 else ""
+    head = ["target", "split", "least", "mean", "standard deviation", "most"]
+    return _table(head, rows, numbers={2, 3, 4, 5}) + told
 
 
 def class_balance(facts: CardFacts) -> str:
@@ -193,8 +213,12 @@ def duplicates(facts: CardFacts) -> str:
     parts.append("</div>")
     if found.num_conflicting:
         parts.append(
-            f"<p>In {counted(found.num_conflicting, 'group')} of {found.num_groups:,} the labels differ: one of them is"
-            " wrong, or the classes overlap.</p>"
+            f"<p>In {counted(found.num_conflicting, 'group')} of {found.num_groups:,} the"
+            + (
+                " targets differ: they do not follow from the image alone.</p>"
+                if facts.task is Task.regression
+                else " labels differ: one of them is wrong, or the classes overlap.</p>"
+            )
         )
     if found.examples:
         shown = len(found.examples)
@@ -242,6 +266,8 @@ def provenance(facts: CardFacts) -> str:
 
 def _frame(facts: CardFacts, sample: SampleFacts) -> str:
     names = ", ".join(facts.classes[label] for label in sample.labels) or "no label"
+    if sample.targets:
+        names = _target_text(facts, sample.targets)
     place = f"{names}; {sample.split} {sample.id}: {sample.source_key}, {sample.width} × {sample.height}"
     return f'<div class="frame" title="{escaped(place)}">{_picture(sample.picture, told=names)}</div>'
 
@@ -252,6 +278,16 @@ def _picture(picture: Thumbnail | None, *, told: str) -> str:
     kind = ' class="pixels"' if max(picture.width, picture.height) <= PIXELATED_SIDE else ""
     size = f'width="{picture.width}" height="{picture.height}"'
     return f'<img{kind} alt="{escaped(told, limit=120)}" {size} src="{picture.uri}">'
+
+
+def _told(facts: CardFacts, sample: SampleFacts) -> str:
+    """Return a sample's labels or targets as HTML."""
+    return escaped(_target_text(facts, sample.targets)) if sample.targets else _labels(facts, sample.labels)
+
+
+def _target_text(facts: CardFacts, targets: Sequence[float]) -> str:
+    shown = zip(facts.classes, targets[:MAX_NAMED_LABELS], strict=False)
+    return ", ".join(f"{name} {value:.4g}" for name, value in shown)
 
 
 def _labels(facts: CardFacts, labels: Sequence[int]) -> str:
@@ -353,7 +389,7 @@ def _enlarged(sizes: SizeHistogram, *, side: int) -> str:
 
 def _duplicate_group(facts: CardFacts, group: DuplicateGroup) -> str:
     rows = [
-        f"{escaped(member.split)} {member.id:,} · {_labels(facts, member.labels)} ·"
+        f"{escaped(member.split)} {member.id:,} · {_told(facts, member)} ·"
         f' <span class="k">{escaped(member.source_key)}</span>'
         for member in group.members
     ]

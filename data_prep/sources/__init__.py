@@ -12,6 +12,7 @@ from data_prep.source_config import (
     CsvSourceConfig,
     DefaultSourceConfig,
     FolderSourceConfig,
+    FunctionSourceConfig,
     IdxSourceConfig,
     Imagenet1kSourceConfig,
     Imagenet21kSourceConfig,
@@ -28,6 +29,7 @@ from data_prep.sources.cifar import CIFAR10, CIFAR100, open_cifar
 from data_prep.sources.coco import open_coco
 from data_prep.sources.default import open_default
 from data_prep.sources.folder import open_folder
+from data_prep.sources.function import FunctionSource
 from data_prep.sources.idx import open_idx
 from data_prep.sources.imagenet1k import open_imagenet1k
 from data_prep.sources.imagenet21k import open_imagenet21k
@@ -98,6 +100,19 @@ def open_source(config: SourceConfig, *, resolution: int | None) -> Source:
             )
         case PointsSourceConfig():
             return PointsSource(
-                samples=config.samples, val_samples=config.val_samples, classes=config.classes, seed=config.seed
+                samples=config.samples,
+                val_samples=config.val_samples,
+                classes=config.classes,
+                shape=config.shape,
+                gap=config.gap,
+                seed=config.seed,
+            )
+        case FunctionSourceConfig():
+            return FunctionSource(
+                function=config.function,
+                samples=config.samples,
+                val_samples=config.val_samples,
+                noise=config.noise,
+                seed=config.seed,
             )
     raise ValueError(f"{type(config).__name__}: no such source")

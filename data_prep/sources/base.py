@@ -35,7 +35,7 @@ class Items:
 
     Attributes:
         labels: int64 (items,), class numbers in 0..classes-1; for several labels a sorted list of distinct class
-            numbers an item, which may be empty.
+            numbers an item, which may be empty; for a regression float32 (items, targets).
         source_keys: the source's own name for each item (a path below the root, an index), unique in the split.
         paths: the file that holds each item, relative to the root; empty where the source needs none.
         offsets: int64 (items,), byte offset in that file, or row number for sources of fixed-size rows.
@@ -45,7 +45,7 @@ class Items:
         details: the text of one JSON object an item, kept beside its image in the encoded layout; None for none.
     """
 
-    labels: npt.NDArray[np.int64] | list[list[int]]
+    labels: npt.NDArray[np.int64] | npt.NDArray[np.float32] | list[list[int]]
     source_keys: list[str]
     paths: list[str]
     offsets: npt.NDArray[np.int64]
@@ -99,11 +99,11 @@ class Source(Protocol):
 
     @property
     def task(self) -> Task:
-        """One label an item, or several."""
+        """One label an item, several, or targets."""
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """Class names for people; a label is an index into them."""
+        """Class names for people; a label is an index into them. Of a regression: names of the targets."""
 
     @property
     def class_ids(self) -> tuple[str, ...] | None:
