@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from pipeline.model.bottleneck import bottleneck_mlp
+from pipeline.model.input_shuffle import InputShuffle
 from pipeline.model.mlp import mlp
 from pipeline.model.perceptron import perceptron
 from pipeline.model_config import (
@@ -19,8 +20,15 @@ from pipeline.shards.keyed import make_key
 
 
 def build_model(config: ModelConfig, *, in_features: int, num_classes: int, seed: int) -> nn.Module:
-    """Return the model; its initial weights are a function of the seed."""
+    """Return the model; its initial weights are a function of the seed, whether its inputs are shuffled or not."""
     torch.manual_seed(make_key("weights", seed) >> 1)
+    model = _unshuffled(config, in_features=in_features, num_classes=num_classes)
+    if config.input_shuffle_seed is None:
+        return model
+    return nn.Sequential(InputShuffle(in_features=in_features, seed=config.input_shuffle_seed), *model)
+
+
+def _unshuffled(config: ModelConfig, *, in_features: int, num_classes: int) -> nn.Sequential:
     match config:
         case PerceptronConfig():
             return perceptron(in_features=in_features, num_classes=num_classes)

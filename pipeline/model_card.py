@@ -144,6 +144,12 @@ def _use(trained: Trained, file: Path | None, *, takes_images: bool) -> Iterator
     if file is None or file.name == WEIGHTS_FILE:
         folder = trained.folder if file is None else "THIS_FOLDER"
         yield from ("```", f"python -m pipeline.predict run={folder} images=[photos]", "```")
+        if (seed := trained.config.model.input_shuffle_seed) is not None:
+            order = f"input_order({height * width * channels}, seed={seed})"
+            yield from (
+                "",
+                f"The weights take an image's values in the order `{order}` of `pipeline.model.input_shuffle`.",
+            )
         return
     inputs = (
         f"images = torch.zeros((1, {height}, {width}, {channels}), dtype=torch.uint8)"

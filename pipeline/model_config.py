@@ -45,6 +45,10 @@ ZERO_HEAD_HELP = "start the last layer at zero: every class equally likely"
 class ModelConfig:
     """Any model; the group `model` picks the subclass."""
 
+    input_shuffle_seed: int | None = field(
+        default=None, metadata={"help": "shuffle the values of every image by the permutation of this seed; null: off"}
+    )
+
 
 @dataclass(slots=True, kw_only=True)
 class PerceptronConfig(ModelConfig):

@@ -37,6 +37,7 @@ from pipeline.data.remote_set import open_data_set
 from pipeline.data.shard_cache import CacheOptions
 from pipeline.data_config import CacheConfig, Check, DataConfig
 from pipeline.init_config import Head, InitConfig
+from pipeline.model.input_shuffle import shuffle_seed
 from pipeline.run_folder import CHECKPOINT_FOLDER, CONFIG_FILE, read_json
 from pipeline.shards.errors import UserError
 from pipeline.shards.manifest import DATA_SET_FILE, DataSet
@@ -169,6 +170,12 @@ def start_from(config: InitConfig, model: nn.Module) -> None:
     """
     if config.run is not None:
         weights, step = read_weights(Path(config.run))
+        there, here = read_config(Path(config.run))["model"].get("input_shuffle_seed"), shuffle_seed(model)
+        if there != here:
+            raise UserError(
+                f"init.run={config.run}: was trained with model.input_shuffle_seed={_typed(there)},"
+                f" {_typed(here)} here; the same is wanted"
+            )
         take_over(model, weights, keep_head=config.head is Head.keep, source=config.run)
         log.info("starting from the weights of %s%s", config.run, "" if step is None else f" after step {step:,}")
 
@@ -253,6 +260,10 @@ def facts_from_plain(plain: dict[str, Any], *, path: Path) -> Facts:
         )
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path}: not the facts of a model ({error}); export the run again") from None
+
+
+def _typed(value: int | None) -> str:
+    return "null" if value is None else str(value)
 
 
 def _preparation(data_set: DataSet, shape: tuple[int, int, int]) -> Preparation:

@@ -22,6 +22,7 @@ import torch
 from PIL import Image
 
 from pipeline.data.loader import Batch
+from pipeline.model.input_shuffle import at_image_places
 from pipeline.model.roles import linear_layers
 from pipeline.track.contact_sheet import png_of
 from pipeline.track.drawing import draw_if_possible
@@ -102,7 +103,8 @@ class FirstLayerPictures(pl.Callback):
 
     def _draw(self, module: Any, *, step: int) -> None:
         first = next(iter(linear_layers(module.model).values()))
-        weights_UD = whole(first.weight.detach())  # of a sharded model all ranks must ask
+        # Of a sharded model all ranks must ask.
+        weights_UD = at_image_places(module.model, whole(first.weight.detach()))
         if (metric_log := self._metric_log) is not None:
             draw_if_possible(lambda: self._log(metric_log, weights_UD, step=step))
 

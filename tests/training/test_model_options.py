@@ -49,6 +49,7 @@ def test_a_perceptron_takes_no_objective_of_several_wanted_classes() -> None:
 
 
 MLP_OPTIONS = [
+    ("input_shuffle_seed", 3),
     ("hidden", [7]),
     ("depth", 3),
     ("width", 9),
@@ -61,6 +62,7 @@ MLP_OPTIONS = [
     ("base_width", 4),
 ]
 BOTTLENECK_OPTIONS = [
+    ("input_shuffle_seed", 3),
     ("depth", 3),
     ("width", 9),
     ("expansion", 2),
