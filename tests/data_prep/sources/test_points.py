@@ -1,11 +1,15 @@
-"""Points on rings: where they lie, and that no line separates them."""
+"""Points on rings, and on both sides of a line: where they lie, and which of them a line separates."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
+from data_prep.config import PREPARE_SCHEMAS
+from data_prep.source_config import PointsShape
 from data_prep.sources.points import PointsSource
+from pipeline.compose import compose
+from pipeline.shards.errors import UserError
 
 
 @pytest.mark.parametrize("classes", [1, 2, 5])
@@ -39,3 +43,31 @@ def test_a_point_is_a_function_of_seed_split_and_index() -> None:
     assert np.array_equal(first.read(**read), again.read(**read))
     assert not np.array_equal(first.read(**read), other.read(**read))
     assert not np.array_equal(first.read(**read), first.read(**{**read, "path": "val"}))
+
+
+@pytest.mark.parametrize(("gap", "is_separable"), [(0.1, True), (0.0, True), (-0.1, False)])
+def test_a_straight_line_separates_halves_unless_they_overlap(gap: float, is_separable: bool) -> None:
+    source = PointsSource(samples=2000, val_samples=0, classes=2, shape=PointsShape.halves, gap=gap, seed=0)
+    assert source.classes == ("below", "above")
+    points = np.array([source.read(path="train", offset=i, size_bytes=2)[0, :, 0] for i in range(2000)])
+    # The line's equation in half widths: its normal points 60 degrees up, and it passes the middle at 0.1.
+    heights = ((points - 127.5) / 127.5) @ [0.5, np.sqrt(3) / 2] - 0.1
+    signed = np.where(np.arange(2000) % 2 == 1, heights, -heights)
+    # Rounding to levels moves a point by up to 0.0055 half widths.
+    assert gap - 0.006 < signed.min() < gap + 0.02
+    assert 0.58 < signed.max() < 0.606
+    assert (signed.min() > -0.006) == is_separable
+    assert np.mean(signed < 0) == pytest.approx(max(0.0, -gap) / (0.6 - gap), abs=0.03)
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (["source.shape=halves", "source.classes=3"], "source.shape=halves has 2 classes"),
+        (["source.gap=0.1"], "source.gap=0.1: of source.shape=halves"),
+        (["source.shape=halves", "source.gap=0.6"], "below 0.6 wanted"),
+    ],
+)
+def test_halves_that_cannot_be_are_refused(options: list[str], told: str) -> None:
+    with pytest.raises(UserError, match=told):
+        compose("prepare", PREPARE_SCHEMAS, ["source=points", "out=x", *options])
