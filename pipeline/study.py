@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from pipeline.shards.errors import UserError, run_entry_point
 from pipeline.studies import STUDIES
 from pipeline.studies.data_sets import ready
 from pipeline.studies.result import FIGURE_FILE, REPORT_FILE, RESULT_FILE, publish
-from pipeline.studies.study import Study, StudyRun, StudyRuns
+from pipeline.studies.study import Group, Study, StudyRun, StudyRuns
 from pipeline.study_config import STUDY_SCHEMAS, StudyConfig
 from pipeline.sweep_config import RunsConfig
 from pipeline.sweeping.axes import points, read_swept
@@ -99,13 +100,22 @@ def carry_out_study(study: Study, config: StudyConfig) -> dict[str, Any]:
         UserError: a run failed; the same command tries it again.
     """
     seeds = ",".join(str(seed) for seed in range(config.seeds or study.seeds[config.scale]))
-    groups: list[str] = []
+    groups = list(study.groups(config.scale, seeds))
+    finished = _run_groups(study, config, groups)
+    if study.follow_up is not None:
+        finished = _run_groups(study, config, [*groups, *study.follow_up(finished, config.scale, seeds)])
+    return publish(folder_of(study, config), study, study.measure(finished), runs=finished, scale=config.scale)
+
+
+def _run_groups(study: Study, config: StudyConfig, groups: Sequence[Group]) -> StudyRuns:
+    """Run what of these groups is not finished, and return all their runs."""
+    names: list[str] = []
     runs: list[ResolvedRun] = []
-    for group in study.groups(config.scale, seeds):
+    for group in groups:
         data = ready(group.data, root=Path(config.data))
         swept = read_swept([f"data.path={data}", *QUIET, *group.options, *config.options])
         found = resolved(swept.fixed, points(swept.axes))
-        groups += [group.name] * len(found)
+        names += [group.name] * len(found)
         runs += found
     folder = folder_of(study, config)
     identities, options = [run.identity for run in runs], [run.options for run in runs]
@@ -131,13 +141,12 @@ def carry_out_study(study: Study, config: StudyConfig) -> dict[str, Any]:
                 f" logs in {folder}/runs/logs; the same command tries again"
             )
         records = [read_run(place.folder) for place in sweep.runs]
-    finished = StudyRuns(
+    return StudyRuns(
         runs=[
-            StudyRun(group=group, options=run.options, record=record)
-            for group, run, record in zip(groups, runs, records, strict=True)
+            StudyRun(group=name, options=run.options, record=record)
+            for name, run, record in zip(names, runs, records, strict=True)
         ]
     )
-    return publish(folder, study, study.measure(finished), runs=finished, scale=config.scale)
 
 
 def _interval_text(interval: list[float] | None) -> str:

@@ -135,6 +135,8 @@ class Study:
         title, claim, question: for people; the claim is one sentence.
         seeds: how many, on a laptop and on a GPU.
         groups: of a scale and its seeds ("0,1,2", to be put behind `seed=`).
+        follow_up: groups that run after those, decided by what they found: rates tuned on seeds of their own, say.
+            `measure` gets them all. It must decide alike each time, or a study typed again would run others.
     """
 
     name: str
@@ -144,6 +146,7 @@ class Study:
     groups: Callable[[Scale, str], Sequence[Group]]
     measure: Callable[[StudyRuns], Outcome]
     seeds: Mapping[Scale, int]
+    follow_up: Callable[[StudyRuns, Scale, str], Sequence[Group]] | None = None
 
 
 def spread_text(values: Sequence[float], *, factor: float = 1.0, decimals: int = 1) -> str:

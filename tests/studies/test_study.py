@@ -113,6 +113,39 @@ def test_options_for_all_runs_have_the_last_word(tmp_path: Path, monkeypatch: py
     assert {json.loads(path.read_text())["steps"] for path in runs.glob("*/summary.json")} == {2}
 
 
+@pytest.mark.slow
+def test_a_follow_up_is_decided_by_runs_that_are_finished_and_measured_with_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small = ("source=points", "source.samples=100", "source.val_samples=100")
+    monkeypatch.setattr(data_sets, "DATA_SETS", {"rings": small})
+    measured: list[str] = []
+
+    def tune(scale: Scale, seeds: str) -> Sequence[Group]:
+        options = ("model=mlp", "model.hidden=[8]", "seed=9", *SHORT[:3], "trainer.max_epochs=1")
+        return [Group(name="tuning", data="rings", options=(*options, "optimizer.rate=1e-9,0.1"))]
+
+    def follow_up(runs: StudyRuns, scale: Scale, seeds: str) -> Sequence[Group]:
+        best = min(runs.of("tuning"), key=lambda run: run.metric("val/loss")).options["optimizer.rate"]
+        options = ("model=mlp", "model.hidden=[8]", f"seed={seeds}", *SHORT[:3], "trainer.max_epochs=1")
+        return [Group(name="tuned", data="rings", options=(*options, f"optimizer.rate={best}"))]
+
+    def measure_both(runs: StudyRuns) -> Outcome:
+        measured.extend(f"{run.group} {run.record.config['optimizer']['rate']:g}" for run in runs.runs)
+        rates = [run.record.config["optimizer"]["rate"] for run in runs.of("tuned")]
+        check = Check(claim="it is used", statistic="rate", estimate=difference_of(rates, [0.0, 0.0]), above=0.05)
+        return replace(measure_outcome, checks=[check])
+
+    panel = Panel(x=Axis(label="seed"), y=Axis(label="rate"), series=[Series(x=[0], y=[1])])
+    picture = Picture(title="Rings", caption="n = 2 seeds", panels=[panel])
+    measure_outcome = Outcome(checks=[], picture=picture, columns=["seed"], rows=[[0]])
+    two_stages = replace(STUDY, groups=tune, follow_up=follow_up, measure=measure_both)
+    config = StudyConfig(dir=str(tmp_path / "studies"), data=str(tmp_path))
+    result = carry_out_study(two_stages, config)
+    assert measured == ["tuning 1e-09", "tuning 0.1", "tuned 0.1", "tuned 0.1"]
+    assert (result["runs"], result["verdict"]) == (4, "holds")
+
+
 def test_a_study_that_is_not_there_is_refused_with_those_that_are() -> None:
     with pytest.raises(UserError, match="no such study; there are all, linear-limits"):
         main(["name=rings"])
@@ -125,4 +158,6 @@ def test_a_study_declares_runs_that_compose(declared: Study, scale: Scale) -> No
     for group in declared.groups(scale, seeds):
         assert group.data in data_sets.DATA_SETS
         swept = read_swept([f"data.path=data/{group.data}", *group.options])
-        assert len(resolved(swept.fixed, points(swept.axes))) % declared.seeds[scale] == 0
+        # What a follow-up is decided by has a seed of its own.
+        num_seeds = declared.seeds[scale] if declared.follow_up is None else 1
+        assert len(resolved(swept.fixed, points(swept.axes))) % num_seeds == 0
