@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, assert_never
 
 import torch
@@ -16,6 +17,7 @@ from pipeline.optimizer_config import (
     CosineConfig,
     Duration,
     ExponentialConfig,
+    GradientNoiseConfig,
     LinearConfig,
     LionConfig,
     MuonConfig,
@@ -23,11 +25,12 @@ from pipeline.optimizer_config import (
     SgdConfig,
     Unit,
 )
+from pipeline.shards.errors import UserError
 from pipeline.training.optim import layer_rate_scales, parameter_groups
 from pipeline.training.optim_lion import Lion
 from pipeline.training.optim_muon import MuonAdamW
 from pipeline.training.optim_state import load_state_alone
-from pipeline.training.schedule import rate_factor, scaled_rate
+from pipeline.training.schedule import noise_std, rate_factor, scaled_rate
 from pipeline.training.sharding import is_a_shard
 from pipeline.training.step_plan import StepPlan
 
@@ -75,7 +78,23 @@ def plan_steps(config: TrainConfig, *, steps_per_epoch: int, micro_batches: int)
         micro_batches=micro_batches,
         rate_at=rate_at,
         clip_norm=config.trainer.clip_norm,
+        noise_std_at=_noise_std_at(config.gradient_noise, steps_of),
     )
+
+
+def _noise_std_at(config: GradientNoiseConfig, steps_of: Callable[[Duration], int]) -> Callable[[int], float] | None:
+    """Return the noise of each update, as `gradient_noise` wants it.
+
+    Raises:
+        UserError: it would end before it begins.
+    """
+    std = config.std
+    if std is None:
+        return None
+    first, end = steps_of(config.start), steps_of(config.stop)
+    if first >= end:
+        raise UserError(f"gradient_noise: from step {first:,} to step {end:,} there is none; give a later stop.value")
+    return lambda step: noise_std(step - first, std=std, decay=config.decay) if first <= step < end else 0.0
 
 
 def duration_steps(duration: Duration, *, steps_per_epoch: int, total_steps: int) -> int:

@@ -30,7 +30,13 @@ from pipeline.init_config import InitConfig
 from pipeline.logger_config import LOGGER_SCHEMAS, LoggerConfig
 from pipeline.model_config import MODEL_SCHEMAS, ModelConfig, PerceptronConfig
 from pipeline.objective_config import OBJECTIVE_SCHEMAS, BinaryCrossEntropyConfig, ObjectiveConfig
-from pipeline.optimizer_config import OPTIMIZER_SCHEMAS, EmaConfig, OptimizerConfig, ScheduleConfig
+from pipeline.optimizer_config import (
+    OPTIMIZER_SCHEMAS,
+    EmaConfig,
+    GradientNoiseConfig,
+    OptimizerConfig,
+    ScheduleConfig,
+)
 from pipeline.shards.errors import UserError
 from pipeline.track_config import TrackConfig
 from pipeline.trainer_config import CheckpointConfig, TrainerConfig
@@ -63,6 +69,7 @@ class TrainConfig:
     init: InitConfig = field(default_factory=InitConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     ema: EmaConfig = field(default_factory=EmaConfig)
+    gradient_noise: GradientNoiseConfig = field(default_factory=GradientNoiseConfig)
     track: TrackConfig = field(default_factory=TrackConfig)
     order: OrderConfig = MISSING
     augment: AugmentConfig = MISSING

@@ -1,4 +1,4 @@
-"""Schemas of the groups `optimizer` and `schedule`, and of `ema`."""
+"""Schemas of the groups `optimizer` and `schedule`, of `ema` and of `gradient_noise`."""
 
 from __future__ import annotations
 
@@ -194,6 +194,27 @@ class EmaConfig:
 
     def __post_init__(self) -> None:
         require(self.decay is None or 0 <= self.decay < 1, f"ema.decay={self.decay}: null or 0 <= decay < 1 wanted")
+
+
+@dataclass(slots=True, kw_only=True)
+class GradientNoiseConfig:
+    std: float | None = field(
+        default=None,
+        metadata={"help": "standard deviation of Gaussian noise on each value of the gradient; null: none"},
+    )
+    decay: float = field(
+        default=0.0, metadata={"help": "its square falls as (steps of noise)**-decay; 0.55 in arXiv 1511.06807"}
+    )
+    start: Duration = field(default_factory=Duration)
+    stop: Duration = field(default_factory=_whole_run)
+
+    def __post_init__(self) -> None:
+        require(self.std is None or self.std >= 0, f"gradient_noise.std={self.std}: null or at least 0 wanted")
+        require(self.decay >= 0, f"gradient_noise.decay={self.decay}: at least 0 wanted")
+        require(
+            self.std is not None or self.decay == 0,
+            f"gradient_noise.decay={self.decay}: of which noise? add gradient_noise.std",
+        )
 
 
 OPTIMIZER_SCHEMAS = {

@@ -23,6 +23,7 @@ from pipeline.shards.keyed import make_key
 from pipeline.training.augmentation import Augmentation
 from pipeline.training.average_precision import LabelScores
 from pipeline.training.class_report import ClassReport, ClassSums, report_of_labels
+from pipeline.training.gradient_noise import add_noise
 from pipeline.training.metrics import MetricSums
 from pipeline.training.objective import Objectives, mean_squared_error
 from pipeline.training.scores import scores_of
@@ -123,9 +124,12 @@ class ClassifierModule(pl.LightningModule):
         )
 
     def configure_gradient_clipping(self, optimizer: torch.optim.Optimizer, *_: Any, **__: Any) -> None:
-        """Clip by the global norm; measure the norm, without synchronising, whenever it is clipped."""
+        """Clip by the global norm; measure the norm, without synchronising, whenever it is clipped. Then add noise."""
         if self.plan.clip_norm is not None:
             self.grad_norm = whole(nn.utils.clip_grad_norm_(self.model.parameters(), self.plan.clip_norm))
+        if self.plan.noise_std_at is not None:
+            step = self.finished_steps
+            add_noise(self.model, std=self.plan.noise_std_at(step), seed=self.seed, step=step)
 
     def measure_grad_norm(self) -> None:
         """Measure the gradient's norm for a step that will be logged."""

@@ -1,7 +1,8 @@
-"""The learning rate as a pure function of the step: nothing to save, nothing to restore.
+"""The learning rate, and the noise of the gradient, as pure functions of the step: nothing to save or to restore.
 
 rate_factor(step=0, total_steps=1000, warmup_steps=100, shape="cosine")      # 0.01
 scaled_rate(0.1, batch_size=1024, reference_batch=256, scaling="linear")     # 0.4
+noise_std(99, std=0.1, decay=0.55)                                           # 0.028
 """
 
 from __future__ import annotations
@@ -50,3 +51,11 @@ def scaled_rate(rate: float, *, batch_size: int, reference_batch: int, scaling: 
     """
     ratio = batch_size / reference_batch
     return rate * (ratio if scaling == "linear" else math.sqrt(ratio))
+
+
+def noise_std(age: int, *, std: float, decay: float) -> float:
+    """Return the standard deviation of the gradient's noise `age` updates after it began.
+
+    Its square is std**2 / (1 + age)**decay (Neelakantan et al. 2015, arXiv 1511.06807, equation 1: decay 0.55).
+    """
+    return std * math.pow(1 + age, -decay / 2)

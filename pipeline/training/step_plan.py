@@ -19,6 +19,7 @@ class StepPlan:
         micro_batches: forward passes of each rank in an update.
         rate_at: learning rate of update `step`.
         clip_norm: largest gradient norm, or None.
+        noise_std_at: standard deviation of the noise that is added to the gradient of update `step`; None: no noise.
     """
 
     steps_per_epoch: int
@@ -26,3 +27,4 @@ class StepPlan:
     micro_batches: int
     rate_at: Callable[[int], float]
     clip_norm: float | None = None
+    noise_std_at: Callable[[int], float] | None = None
