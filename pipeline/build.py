@@ -46,7 +46,7 @@ def build_module(
     mean, std = pixel_statistics(data_set.statistics, channels=image_shape[2])
     return ClassifierModule(
         model,
-        objectives=build_objectives(config.objective),
+        objectives=build_objectives(config.objective, task=data_set.task),
         make_optimizer=functools.partial(build_optimizer, config.optimizer),
         plan=plan,
         augmentation=build_augmentation(

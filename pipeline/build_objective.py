@@ -22,14 +22,23 @@ from pipeline.training.objective import Objectives, binary_cross_entropy, cross_
 from pipeline.training.scores import Scores
 
 
-def build_objectives(config: ObjectiveConfig) -> Objectives:
-    """Return the objectives of training and of evaluation, where the second smooths no labels."""
+def build_objectives(config: ObjectiveConfig, *, task: Task) -> Objectives:
+    """Return the objectives of training and of evaluation, where the second smooths no labels.
+
+    Args:
+        task: of the data set, whose labels `check_labels` has found fit.
+    """
     match config:
         case CrossEntropyConfig():
             smoothed = functools.partial(cross_entropy, label_smoothing=config.label_smoothing)
             return Objectives(training=smoothed, evaluation=cross_entropy, scores=Scores.softmax)
         case MeanSquaredErrorConfig():
-            return Objectives(training=mean_squared_error, evaluation=mean_squared_error, scores=Scores.plain)
+            return Objectives(
+                training=mean_squared_error,
+                evaluation=mean_squared_error,
+                scores=Scores.plain,
+                has_classes=task is not Task.regression,
+            )
         case BinaryCrossEntropyConfig():
             return Objectives(training=binary_cross_entropy, evaluation=binary_cross_entropy, scores=Scores.sigmoid)
     raise TypeError(f"no objective for {type(config).__name__}")
@@ -39,8 +48,10 @@ def check_labels(config: ObjectiveConfig, data_set: DataSet) -> None:
     """Check that an objective takes the data set's labels.
 
     Raises:
-        UserError: it takes one label a sample, and the data set has several.
+        UserError: it takes one label a sample, and the data set has several, or the targets of a regression.
     """
+    if data_set.task is Task.regression and not isinstance(config, MeanSquaredErrorConfig):
+        raise UserError(f"{data_set.root}: holds the targets of a regression: use objective=mse")
     if data_set.task is Task.multilabel and isinstance(config, CrossEntropyConfig):
         raise UserError(
             f"{data_set.root}: holds several labels an image, objective=cross_entropy takes one:"

@@ -180,7 +180,7 @@ def _top_of(
     images_BHWC = torch.from_numpy(np.stack(pictures)).to(device)
     mean_C, std_C = torch.tensor(facts.mean, device=device), torch.tensor(facts.std, device=device)
     logits_BK = model(normalise(images_BHWC, mean_C, std_C))
-    scores_BK = scores_of(logits_BK, build_objectives(trained.config.objective).scores)
+    scores_BK = scores_of(logits_BK, build_objectives(trained.config.objective, task=facts.task).scores)
     scores, labels = scores_BK.topk(min(num_top, len(facts.classes)), dim=1)
     return [
         tuple(zip(labels_of_one, scores_of_one, strict=True))

@@ -8,8 +8,8 @@ from typing import Any
 
 from torch import nn
 
-from pipeline.build_data import TrainingOrder
 from pipeline.build_optimizer import peak_rate
+from pipeline.build_order import TrainingOrder
 from pipeline.config import TrainConfig
 from pipeline.planning.rows import flop_text
 from pipeline.run_folder import CHECKPOINT_FOLDER, SUMMARY_FILE
@@ -50,12 +50,15 @@ def summary_text(summary: dict[str, Any]) -> str:
     report = f", {REPORT_FILE}" if (folder / REPORT_FILE).is_file() else ""
     ranks = "1 rank" if summary["world_size"] == 1 else f"{summary['world_size']} ranks"
     images = f"of {summary['val/samples']:,.0f} validation images"
-    if "val/map_frac" in summary:
+    top5 = f"top-5 {100 * summary['val/top5_frac']:.2f} %, " if "val/top5_frac" in summary else ""
+    if "val/r2_frac" in summary:
+        quality = f"explained   {100 * summary['val/r2_frac']:.2f} % of the variance {images}"
+    elif "val/map_frac" in summary:
         quality = f"precision   {100 * summary['val/map_frac']:.2f} %, the mean over classes of the average, {images}"
     else:
         quality = f"accuracy    {100 * summary['val/top1_frac']:.2f} % {images}"
     return (
-        f"\n{quality} (top-5 {100 * summary['val/top5_frac']:.2f} %, loss {summary['val/loss']:.4f})\n"
+        f"\n{quality} ({top5}loss {summary['val/loss']:.4f})\n"
         f"{_gap_text(summary)}"
         f"speed       {summary['rate/images_per_s']:,.0f} images/s on {ranks},"
         f" {100 * summary['rate/data_wait_frac']:.2f} % of the time waiting for data,"
@@ -70,8 +73,12 @@ def _gap_text(summary: dict[str, Any]) -> str:
     """Return the line on the generalisation gap, empty where it was not measured."""
     if "gap/loss" not in summary:
         return ""
-    accuracy, error, loss = (summary[f"gap/{name}"] for name in ("top1_frac", "top1_error_frac", "loss"))
-    higher, lower = "higher" if accuracy >= 0 else "lower", "lower" if loss >= 0 else "higher"
+    loss = summary["gap/loss"]
+    lower = "lower" if loss >= 0 else "higher"
+    if "gap/top1_frac" not in summary:
+        return f"gap         on training samples loss is {abs(loss):.4g} {lower}\n"
+    accuracy, error = (summary[f"gap/{name}"] for name in ("top1_frac", "top1_error_frac"))
+    higher = "higher" if accuracy >= 0 else "lower"
     return (
         f"gap         on training images accuracy is {100 * abs(accuracy):.2f} % (± {100 * error:.2f}) {higher},"
         f" loss {abs(loss):.4f} {lower}\n"

@@ -26,6 +26,7 @@ from pipeline.run_cockpit import build_noise_watch, open_cockpit
 from pipeline.run_data import RunData
 from pipeline.run_folder import Run
 from pipeline.shards.errors import UserError
+from pipeline.shards.task import Task
 from pipeline.track.cockpit import Cockpit
 from pipeline.track.drawing import Drawing
 from pipeline.track.eval_pictures import EvaluationPictures
@@ -144,10 +145,13 @@ def build_tracking(config: TrackConfig, *, metric_log: MetricLog | None, loader:
 def build_sample_tracking(
     config: TrainConfig, *, metric_log: MetricLog | None, loader: BatchLoader, val_loader: BatchLoader
 ) -> SampleTracking:
-    """Return what watches samples, on every rank; of a stream, which shows each image once, there is no gap."""
+    """Return what watches samples, on every rank.
+
+    Of a stream, which shows each image once, there is no gap; of a regression, which has no classes, no picture.
+    """
     drawing = Drawing()
     inputs = pictures = gap = None
-    if config.track.pictures:
+    if config.track.pictures and loader.reader.data_set.task is not Task.regression:
         inputs = AugmentedPicture(metric_log=metric_log, drawing=drawing, reader=loader.reader)
         classes = loader.reader.data_set.classes
         pictures = EvaluationPictures(metric_log=metric_log, drawing=drawing, classes=classes)

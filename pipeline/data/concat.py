@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from pipeline.data.order import Slots
-from pipeline.data.reader import Int64Array, Reader, Use
+from pipeline.data.reader import Int64Array, LabelArray, Reader, Use
 from pipeline.shards.errors import UserError
 from pipeline.shards.index import NO_LABEL
 from pipeline.shards.manifest import DataSet, Split
@@ -71,7 +71,7 @@ class ConcatReader:
         for number, reader in enumerate(self.readers):
             reader.start(shared.of_member(number))
 
-    def fill(self, slots: Slots, *, epoch: int, out: torch.Tensor) -> Int64Array:
+    def fill(self, slots: Slots, *, epoch: int, out: torch.Tensor) -> LabelArray:
         """Fill `out` by member; a batch of several members costs one more copy of its pixels."""
         members = np.searchsorted(self._bounds, slots.sample_ids, side="right") - 1
         present = np.unique(members).tolist()
@@ -144,10 +144,11 @@ class _SharedUses:
             return self._waiting[number].popleft()
 
 
-def _put_together(num_slots: int, labels: list[tuple[Int64Array, Int64Array]]) -> Int64Array:
-    """Return labels (B,), or (B, K) where members have several a sample, K the most of any."""
+def _put_together(num_slots: int, labels: list[tuple[Int64Array, LabelArray]]) -> LabelArray:
+    """Return labels (B,), or (B, K) where members have several a sample, K the most of any; targets likewise."""
     widths = [part.shape[1] for _, part in labels if part.ndim == 2]
-    whole = np.full((num_slots, max(widths)) if widths else num_slots, NO_LABEL, dtype=np.int64)
+    dtype = labels[0][1].dtype
+    whole: LabelArray = np.full((num_slots, max(widths)) if widths else num_slots, NO_LABEL, dtype=dtype)
     for rows, part in labels:
         if widths:
             whole[rows, : part.shape[1]] = part

@@ -31,7 +31,7 @@ from pipeline.data.crop import Crop
 from pipeline.data.decode import BROKEN, CHANNELS, MAX_PIXELS, Decoder, make_jobs
 from pipeline.data.multilabels import ShardLabels
 from pipeline.data.order import Slots
-from pipeline.data.reader import AllAtHand, Feed, Int64Array, MakeFeed, Use
+from pipeline.data.reader import AllAtHand, Feed, Int64Array, LabelArray, MakeFeed, Use
 from pipeline.shards.check import check_sizes
 from pipeline.shards.errors import DamageError, UserError
 from pipeline.shards.index import IndexRows, check_index, read_index
@@ -106,6 +106,8 @@ class EncodedReader:
         self._records = np.zeros(self.split.num_samples if verify else 0, dtype=RECORD)
         self._verify = verify
         self._multilabels = ShardLabels(self._first_ids)
+        num_targets = data_set.num_classes if data_set.task is Task.regression else 0
+        self._targets = np.empty((self.split.num_samples, num_targets), dtype=np.float32)
         self._known = np.zeros(len(shards), dtype=np.bool_)
         self._reading = threading.Lock()
         self.decoder = Decoder(threads=threads)
@@ -129,8 +131,8 @@ class EncodedReader:
     def start(self, uses: Iterator[Use]) -> None:
         self._feed.start(uses)
 
-    def fill(self, slots: Slots, *, epoch: int, out: torch.Tensor, crop: Crop | None = None) -> Int64Array:
-        """Decode what is seen of the slots' samples into `out` and return their labels, int64 (B,) or (B, K).
+    def fill(self, slots: Slots, *, epoch: int, out: torch.Tensor, crop: Crop | None = None) -> LabelArray:
+        """Decode what is seen of the slots' samples into `out` and return their labels or targets.
 
         Args:
             crop: what is seen; None: what the reader was opened for.
@@ -157,6 +159,8 @@ class EncodedReader:
             self._check(int(shards[index]), int(sample_ids[index]), failures[index])
         if self.data_set.task is Task.multilabel:
             return self._multilabels.of(shards, sample_ids)
+        if self.data_set.task is Task.regression:
+            return self._targets[sample_ids]
         return np.ascontiguousarray(samples["label"])
 
     def finish(self, step: int) -> None:
@@ -190,6 +194,8 @@ class EncodedReader:
                     records["size_bytes"], records["crc32"] = rows["record_bytes"], rows["crc32"]
                 if self.data_set.task is Task.multilabel:
                     self._multilabels.put(number, rows["labels"])
+                elif self.data_set.task is Task.regression:
+                    self._targets[first : first + len(rows)] = rows["targets"]
                 else:
                     samples["label"] = rows["label"]
                 self._known[number] = True

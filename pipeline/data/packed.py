@@ -4,9 +4,9 @@
     labels_B = reader.fill(slots, epoch=0, out=images_BHWC)       # torch uint8, filled in place
 
 Opening costs a few microseconds a shard, for a billion samples too: a shard's sidecar is read and checked when the
-first of its samples is. Of it the labels are kept, 4 bytes each of the shards used so far.
+first of its samples is. Of it the labels or targets are kept, 4 bytes each of the shards used so far.
 
-Axes: B batch, H height, W width, C channels, L labels of a sample.
+Axes: B batch, H height, W width, C channels, L labels or targets of a sample.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from pipeline.data.augment import augment_normalise
 from pipeline.data.multilabels import ShardLabels
 from pipeline.data.order import Slots
 from pipeline.data.pixels import gather, gather_augmented, native_pixels
-from pipeline.data.reader import AllAtHand, Feed, Int64Array, MakeFeed, Use
+from pipeline.data.reader import AllAtHand, Feed, Int64Array, LabelArray, MakeFeed, Use
 from pipeline.native import Absent
 from pipeline.shards.check import check_sizes
 from pipeline.shards.errors import UserError
-from pipeline.shards.index import check_index, read_index
+from pipeline.shards.index import LABEL_COLUMNS, check_index, read_index
 from pipeline.shards.manifest import DataSet
 from pipeline.shards.mapping import MappedFiles
 from pipeline.shards.record import PIXEL_ALIGNMENT_BYTES
@@ -63,7 +63,11 @@ class PackedReader:
         self.split = data_set.split(split_name)
         # Pages of it that no sidecar has filled yet take no memory.
         is_multilabel = data_set.task is Task.multilabel
-        self._labels: npt.NDArray[np.int32] = np.empty(0 if is_multilabel else self.split.num_samples, dtype=np.int32)
+        self._labels: npt.NDArray[np.int32] | npt.NDArray[np.float32] = (
+            np.empty((self.split.num_samples, data_set.num_classes), dtype=np.float32)
+            if data_set.task is Task.regression
+            else np.empty(0 if is_multilabel else self.split.num_samples, dtype=np.int32)
+        )
         self._known = np.zeros(len(self.split.shards), dtype=np.bool_)
         self._reading = threading.Lock()
         counts = [shard.num_samples for shard in self.split.shards]
@@ -105,8 +109,8 @@ class PackedReader:
     def start(self, uses: Iterator[Use]) -> None:
         self._feed.start(uses)
 
-    def fill(self, slots: Slots, *, epoch: int, out: torch.Tensor) -> Int64Array:
-        """Copy the pixels of the slots' samples into `out` and return their labels, int64 (B,) or (B, L).
+    def fill(self, slots: Slots, *, epoch: int, out: torch.Tensor) -> LabelArray:
+        """Copy the pixels of the slots' samples into `out` and return their labels, int64 (B,) or (B, L), or targets.
 
         Raises:
             DamageError: a sidecar does not describe its shard.
@@ -130,7 +134,7 @@ class PackedReader:
         std_C: torch.Tensor,
         out: torch.Tensor,
         num_threads: int = 1,
-    ) -> Int64Array:
+    ) -> LabelArray:
         """As `fill` and `augment_normalise`, with no uint8 batch in between: from the shards into floats (B, D)."""
         if isinstance(self._native, Absent):
             images_BHWC = torch.empty((len(slots), *self.image_shape), dtype=torch.uint8)
@@ -155,7 +159,7 @@ class PackedReader:
         )
         return labels
 
-    def _find(self, sample_ids: Int64Array) -> tuple[Int64Array, Int64Array]:
+    def _find(self, sample_ids: Int64Array) -> tuple[Int64Array, LabelArray]:
         """Return where samples' pixels begin in the mapping, and their labels, once their shards are at hand."""
         shards = np.searchsorted(self._first_ids, sample_ids, side="right") - 1
         self._feed.wait_for(shards)
@@ -164,6 +168,8 @@ class PackedReader:
         offsets = self._offset_of_id_0[shards] + sample_ids * self.layout.record_bytes
         if self._multilabels is not None:
             return offsets, self._multilabels.of(shards, sample_ids)
+        if self.data_set.task is Task.regression:
+            return offsets, self._labels[sample_ids].astype(np.float32, copy=False)
         return offsets, self._labels[sample_ids].astype(np.int64)
 
     def finish(self, step: int) -> None:
@@ -196,5 +202,5 @@ class PackedReader:
                     self._multilabels.put(number, rows["labels"])
                 else:
                     first = int(self._first_ids[number])
-                    self._labels[first : first + len(rows)] = rows["label"]
+                    self._labels[first : first + len(rows)] = rows[LABEL_COLUMNS[self.data_set.task]]
                 self._known[number] = True

@@ -8,7 +8,7 @@ is filled when it is; the rest is theirs:
     labels = reader.fill(slots, epoch=3, out=images_BHWC)       # from any thread, steps in any order
     reader.finish(step)                             # in order: nothing is read for this step any more
 
-Axes: B batch, H height, W width, C channels, K labels.
+Axes: B batch, H height, W width, C channels, K labels or targets.
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ from pipeline.shards.manifest import DataSet, Split
 from pipeline.shards.mapping import MappedFiles
 
 Int64Array = npt.NDArray[np.int64]
+# Class numbers (B,), several (B, K) padded with -1, or the targets of a regression, float32 (B, K).
+LabelArray = npt.NDArray[np.int64] | npt.NDArray[np.float32]
 # The step, counted from the start of training, and the sample ids that this rank reads in it.
 Use = tuple[int, Int64Array]
 
@@ -51,8 +53,8 @@ class Reader(Protocol):
     def start(self, uses: Iterator[Use]) -> None:
         """Begin an iteration; one that was going on is over."""
 
-    def fill(self, slots: Slots, *, epoch: int, out: torch.Tensor) -> Int64Array:
-        """Put images into `out`, contiguous uint8 (B, H, W, C), and return labels (B,), or (B, K) padded with -1."""
+    def fill(self, slots: Slots, *, epoch: int, out: torch.Tensor) -> LabelArray:
+        """Put images into `out`, contiguous uint8 (B, H, W, C), and return their labels or targets."""
 
     def finish(self, step: int) -> None:
         """Take note that all of a step is filled; called once a step, in their order."""

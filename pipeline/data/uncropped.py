@@ -19,7 +19,7 @@ from pipeline.data.crop import CentreCrop
 from pipeline.data.encoded import EncodedReader
 from pipeline.data.order import Slots, slots_of
 from pipeline.data.packed import PackedReader
-from pipeline.data.reader import Int64Array, Reader, Use
+from pipeline.data.reader import Int64Array, LabelArray, Reader, Use
 from pipeline.shards.manifest import DataSet, Split
 
 WHOLE = CentreCrop(frac=1.0)
@@ -78,7 +78,7 @@ class _Uncropped:
     def start(self, uses: Iterator[Use]) -> None:
         self._reader.start(uses)
 
-    def fill(self, slots: Slots, *, epoch: int, out: torch.Tensor) -> Int64Array:
+    def fill(self, slots: Slots, *, epoch: int, out: torch.Tensor) -> LabelArray:
         return self._reader.fill(slots, epoch=epoch, out=out, crop=WHOLE)
 
     def finish(self, step: int) -> None:

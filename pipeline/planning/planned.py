@@ -13,10 +13,11 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from pipeline.build_data import BatchPlan, TrainingOrder
+from pipeline.build_data import BatchPlan
 from pipeline.build_model import build_model
 from pipeline.build_objective import build_objectives
 from pipeline.build_optimizer import build_optimizer
+from pipeline.build_order import TrainingOrder
 from pipeline.data.host_load import HostLoad
 from pipeline.data.loader import num_buffers, worth_together
 from pipeline.model.blocks import shardable_units, wrappable_blocks
@@ -198,8 +199,13 @@ class RankStudy:
 
     def _task(self, in_features: int) -> Task:
         """Return the run's own objective and metrics."""
-        objective, sums = build_objectives(self.config.objective).training, MetricSums(META)
-        several = (LABELS_A_SAMPLE,) if self.data.task is DataTask.multilabel else ()
+        has_targets = self.data.task is DataTask.regression
+        objective = build_objectives(self.config.objective, task=self.data.task).training
+        sums = MetricSums(META, has_classes=not has_targets)
+        several = (self.data.num_classes,) if has_targets else ()
+        if self.data.task is DataTask.multilabel:
+            several = (LABELS_A_SAMPLE,)
+        dtype = torch.float32 if has_targets else torch.int64
         is_mixed = self.config.augment.mixup_alpha is not None
 
         def losses(logits_BK: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
@@ -208,7 +214,7 @@ class RankStudy:
 
         return Task(
             in_features=in_features,
-            make_labels=lambda slots: torch.empty((slots, *several), dtype=torch.int64, device=META),
+            make_labels=lambda slots: torch.empty((slots, *several), dtype=dtype, device=META),
             losses=losses,
             watch=lambda logits_BK, labels, losses_B: sums.add(logits_BK, labels, losses_B, torch.ones_like(losses_B)),
         )

@@ -6,7 +6,7 @@
 Training's own metrics cannot tell it: they are under augmentation, mixup, label smoothing and dropout, and averaged
 over weights that were changing. Here the same weights (the average of them, where there is one) are evaluated in the
 same way on validation images and on a fixed sample of training images, those in the first places of the first epoch's
-order, without augmentation. A positive gap means worse on new images:
+order, without augmentation, with the labels that are trained on. A positive gap means worse on new images:
 
     gap/loss         validation loss - training loss
     gap/top1_frac    training accuracy - validation accuracy, and gap/top1_error_frac, its standard error
@@ -123,6 +123,7 @@ class GeneralisationGap(pl.Callback):
             world_size=training.world_size,
             prefetch=training.prefetch,
             pin=training.pin,
+            label_noise=None,
         )
         try:
             # Copies: the loader fills its buffers again.
@@ -133,9 +134,9 @@ class GeneralisationGap(pl.Callback):
 
 @torch.no_grad()
 def evaluate_plain(module: ClassifierModule, batches: list[Batch], *, autocast: bool) -> dict[str, float]:
-    """Return loss, top1_frac and samples of images as they are, over all ranks, as an evaluation has them."""
+    """Return loss, top1_frac where there is one, and samples of images as they are, over all ranks."""
     device, was_training = module.device, module.training
-    sums = MetricSums(device)
+    sums = MetricSums(device, has_classes=module.objectives.has_classes)
     module.eval()
     with torch.autocast(device.type, torch.bfloat16, enabled=autocast):
         for batch in batches:
@@ -149,14 +150,19 @@ def evaluate_plain(module: ClassifierModule, batches: list[Batch], *, autocast: 
 
 
 def gap_of(train: Mapping[str, float], val: Mapping[str, float]) -> dict[str, float]:
-    """Return the row of metrics; the standard error is that of a difference of two independent shares."""
+    """Return the row of metrics; the standard error is that of a difference of two independent shares.
+
+    Of a regression there is only the loss.
+    """
+    losses = {"gap/loss": val["loss"] - train["loss"], "gap/train_loss": train["loss"]}
+    if "top1_frac" not in train:
+        return losses
     error_squared = sum(
         metrics["top1_frac"] * (1 - metrics["top1_frac"]) / metrics["samples"] for metrics in (train, val)
     )
     return {
-        "gap/loss": val["loss"] - train["loss"],
+        **losses,
         "gap/top1_frac": train["top1_frac"] - val["top1_frac"],
         "gap/top1_error_frac": math.sqrt(error_squared),
-        "gap/train_loss": train["loss"],
         "gap/train_top1_frac": train["top1_frac"],
     }

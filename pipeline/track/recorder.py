@@ -189,9 +189,7 @@ class Recorder(pl.Callback):
             row_bytes = steps * self.images_per_step * math.prod(self.loader.reader.image_shape)
             row = {
                 "epoch": step / module.plan.steps_per_epoch,
-                "train/loss": metrics["loss"],
-                "train/top1_frac": metrics["top1_frac"],
-                "train/top5_frac": metrics["top5_frac"],
+                **{f"train/{name}": value for name, value in metrics.items() if name != "samples"},
                 "rate/learning_rate": module.plan.rate_at(step - 1),
                 "rate/images_per_s": images_per_s,
                 **speed,
@@ -228,7 +226,9 @@ def is_logged(step: int, *, every_steps: int, plan: StepPlan) -> bool:
 
 
 def _quality(metrics: dict[str, float]) -> str:
-    """Return how good the model is: of one label an image its accuracy, of several the mean average precision."""
+    """Return how good the model is: its accuracy, of several labels average precision, of a regression R squared."""
+    if "r2_frac" in metrics:
+        return f"val variance explained {100 * metrics['r2_frac']:.2f} %"
     if "map_frac" in metrics:
         return f"val average precision {100 * metrics['map_frac']:.2f} %"
     return f"val accuracy {100 * metrics['top1_frac']:.2f} %"

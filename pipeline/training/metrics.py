@@ -7,7 +7,8 @@
 Counts are integers below 2**53 held in float64, so accuracies are the same for any number of ranks.
 
 Where samples have several labels, top1_frac is the share of samples whose class of the highest logit is one of them,
-and top5_frac the share in which one of the five highest is; a sample without labels counts as a miss.
+and top5_frac the share in which one of the five highest is; a sample without labels counts as a miss. Of a regression
+neither is there.
 
 Axes: B batch, K classes, L labels of a sample.
 """
@@ -18,7 +19,8 @@ import torch
 from torch import distributed
 
 # What each sum is of; the first is the weight itself.
-NAMES = ("loss", "top1_frac", "top5_frac", "mse")
+HITS = ("top1_frac", "top5_frac")
+NAMES = ("loss", *HITS, "mse")
 # Small batches are put aside until they have so many logits together: to count each by itself takes some thirty small
 # operations, 0.3 ms on a CPU, and as many kernels on a GPU.
 KEPT_LOGITS = 1 << 18
@@ -27,14 +29,19 @@ KEPT_LOGITS = 1 << 18
 class MetricSums:
     """Sums of weight, loss, top-1 and top-5 hits, squared errors, and what callers add as `extra`."""
 
-    def __init__(self, device: torch.device | str, *, num_extra: int = 0, with_mse: bool = False) -> None:
+    def __init__(
+        self, device: torch.device | str, *, num_extra: int = 0, with_mse: bool = False, has_classes: bool = True
+    ) -> None:
         """Start from zero.
 
         Args:
             num_extra: sums that `read` is given.
             with_mse: whether `add` is given squared errors, and `read` returns their mean as mse.
+            has_classes: whether outputs stand for classes, so that there are hits to count.
         """
-        self._names = NAMES if with_mse else NAMES[:-1]
+        left_out = {*(() if with_mse else ("mse",)), *(() if has_classes else HITS)}
+        self._names = tuple(name for name in NAMES if name not in left_out)
+        self._has_classes = has_classes
         self._sums = torch.zeros(1 + len(self._names) + num_extra, dtype=torch.float64, device=device)
         self._kept: list[tuple[torch.Tensor, ...]] = []
         self._kept_logits = 0
@@ -54,7 +61,7 @@ class MetricSums:
         Ties count as a miss unless the label is the lower class; a label whose logit is not a number is never a hit.
 
         Args:
-            labels: class numbers (B,), or (B, L) padded with -1.
+            labels: class numbers (B,), or (B, L) padded with -1; targets (B, K).
             errors_B: mean squared error of each sample, with `with_mse`.
         """
         errors = () if errors_B is None else (errors_B,)
@@ -95,8 +102,11 @@ class MetricSums:
         weights_B: torch.Tensor,
         *errors_B: torch.Tensor,
     ) -> None:
-        ahead_B = num_ahead(logits_BK, labels)
-        columns = [torch.ones_like(losses_B), losses_B, ahead_B < 1, ahead_B < 5, *errors_B]
+        hits: list[torch.Tensor] = []
+        if self._has_classes:
+            ahead_B = num_ahead(logits_BK, labels)
+            hits = [ahead_B < 1, ahead_B < 5]
+        columns = [torch.ones_like(losses_B), losses_B, *hits, *errors_B]
         # where, not a product: the loss of a padded slot may be anything.
         weighted = torch.where(weights_B > 0, torch.stack([column.double() for column in columns]) * weights_B, 0.0)
         self._sums[: len(columns)] += weighted.sum(dim=1)

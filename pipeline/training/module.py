@@ -4,7 +4,7 @@ Losses are divided by the weight of the whole global batch, known beforehand, so
 the mean over its samples whatever the number of ranks and micro-batches, a short last micro-batch included.
 Sums stay on the device; nothing here calls `self.log`.
 
-Axes: B batch, D pixels of an image, K classes, L labels of a sample.
+Axes: B batch, D pixels of an image, K classes or targets, L labels of a sample.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from pipeline.shards.keyed import make_key
 from pipeline.training.augmentation import Augmentation
 from pipeline.training.average_precision import LabelScores
 from pipeline.training.class_report import ClassReport, ClassSums, report_of_labels
+from pipeline.training.explained_variance import ExplainedVariance
 from pipeline.training.gradient_noise import add_noise
 from pipeline.training.metrics import MetricSums
 from pipeline.training.objective import Objectives, mean_squared_error
@@ -90,7 +91,9 @@ class ClassifierModule(pl.LightningModule):
 
     def on_fit_start(self) -> None:
         # The recorder's own numbers ride along in the same all-reduce.
-        self.train_sums = MetricSums(self.device, num_extra=self.num_extra_sums)
+        self.train_sums = MetricSums(
+            self.device, num_extra=self.num_extra_sums, has_classes=self.objectives.has_classes
+        )
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         noise_seed = make_key("noise", self.seed, batch.step, batch.micro, self.global_rank) >> 1
@@ -139,7 +142,8 @@ class ClassifierModule(pl.LightningModule):
 
     def start_evaluation(self, *, by_class: bool = False) -> None:
         """Begin a pass over an evaluation split; `by_class` asks for a `class_report` too."""
-        self._eval_sums = MetricSums(self.device, with_mse=True)
+        self._eval_sums = MetricSums(self.device, with_mse=True, has_classes=self.objectives.has_classes)
+        self._explained: ExplainedVariance | None = None
         self._label_scores: LabelScores | None = None
         self._class_sums: ClassSums | None = None
         self._by_class = by_class
@@ -160,7 +164,10 @@ class ClassifierModule(pl.LightningModule):
         if self.evaluation_watch is not None:
             self.evaluation_watch.add(logits_BK, losses_B, batch)
         num_classes = logits_BK.shape[1]
-        if labels.ndim == 2:
+        if not self.objectives.has_classes:
+            self._explained = self._explained or ExplainedVariance(num_targets=num_classes, device=self.device)
+            self._explained.add(logits_BK, labels, weights_B)
+        elif labels.ndim == 2:
             self._label_scores = self._label_scores or LabelScores(num_classes=num_classes)
             self._label_scores.add(logits_BK, labels, weights_B)
         elif self._by_class:
@@ -170,17 +177,21 @@ class ClassifierModule(pl.LightningModule):
     def finish_evaluation(self) -> dict[str, float]:
         """Return loss, top1_frac, top5_frac, mse and samples over all ranks; of several labels also map_frac.
 
+        Of a regression r2_frac in place of top1_frac and top5_frac: the share of the targets' variance explained.
+
         mse is the mean over samples and classes of (score - target) squared, scores being what the objective makes of
         logits: shares of classes, probabilities, or themselves. map_frac is the mean average precision.
         """
         metrics, _ = self._eval_sums.read()
+        if self._explained is not None:
+            metrics["r2_frac"] = self._explained.read()
         if self._label_scores is not None:
             found = self._label_scores.read()
             metrics["map_frac"] = found.mean
             self.class_report = report_of_labels(found)
         if self._class_sums is not None:
             self.class_report = self._class_sums.read()
-        self._label_scores = self._class_sums = None
+        self._label_scores = self._class_sums = self._explained = None
         return {**metrics, "samples": round(metrics["samples"])}
 
     def on_validation_start(self) -> None:

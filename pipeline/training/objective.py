@@ -3,6 +3,7 @@
     losses_B = cross_entropy(logits_BK, labels_B, label_smoothing=0.1)
     losses_B = cross_entropy(logits_BK, labels_B, own_B=own_B)  # under mixup: own * loss + (1 - own) * its neighbour's
     losses_B = binary_cross_entropy(logits_BK, labels_BL)       # any number of labels a sample, padded with -1
+    losses_B = mean_squared_error(outputs_BK, targets_BK)       # the targets of a regression, float32
 
 Under mixup (pipeline/data/mixup.py) a sample's target is blended as its image is; the neighbour's label is in the same
 batch, so a share a sample is all that is told.
@@ -31,7 +32,7 @@ class Objective(Protocol):
         """Return a loss for each sample, float32 (B,).
 
         Args:
-            labels: class numbers, int64 (B,), or (B, L) padded with -1.
+            labels: class numbers, int64 (B,), or (B, L) padded with -1; targets, float32 (B, K).
             own_B: share of each sample in its own blend, the rest is its neighbour's; None without mixup.
         """
 
@@ -44,11 +45,13 @@ class Objectives:
         training: what training makes small.
         evaluation: the same without smoothing.
         scores: how they read logits.
+        has_classes: whether outputs stand for classes; False: they are to equal the targets of a regression.
     """
 
     training: Objective
     evaluation: Objective
     scores: Scores
+    has_classes: bool = True
 
 
 def cross_entropy(
@@ -76,7 +79,10 @@ def cross_entropy(
 def mean_squared_error(
     logits_BK: torch.Tensor, labels: torch.Tensor, *, own_B: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """Return the lecture's J for each sample: the mean over classes of (output - target) squared, targets 0 or 1."""
+    """Return the lecture's J for each sample: the mean over outputs of (output - target) squared.
+
+    Of class numbers the targets are 0 or 1.
+    """
     targets_BK = targets_of(labels, own_B, num_classes=logits_BK.shape[1])
     return (logits_BK.float() - targets_BK).square().mean(dim=1)
 
@@ -90,7 +96,12 @@ def binary_cross_entropy(
 
 
 def targets_of(labels: torch.Tensor, own_B: torch.Tensor | None = None, *, num_classes: int) -> torch.Tensor:
-    """Return float32 (B, K), 1 for each class of a sample, blended with its neighbour's where shares are given."""
+    """Return float32 (B, K), 1 for each class of a sample, blended with its neighbour's where shares are given.
+
+    Targets of a regression are what they are.
+    """
+    if labels.is_floating_point():
+        return labels if own_B is None else mix_neighbours(labels, own_B)
     labels_BL = labels[:, None] if labels.ndim == 1 else labels
     # Unused places of the labels go to a column that is cut off.
     columns_BL = torch.where(labels_BL < 0, num_classes, labels_BL)

@@ -30,7 +30,7 @@ GROUP_TITLES = {
     "mem": "Memory",
     LAYERS: "Layers",
 }
-QUALITY_ORDER = ("loss", "top1_frac", "map_frac", "top5_frac")
+QUALITY_ORDER = ("loss", "top1_frac", "map_frac", "r2_frac", "top5_frac")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

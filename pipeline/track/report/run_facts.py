@@ -14,7 +14,7 @@ from pipeline.track.report.curves import EPOCH
 from pipeline.track.run_reading import RunRecord, finite
 
 # The first of these that a run has says how good it is.
-QUALITY_KEYS = ("val/map_frac", "val/top1_frac")
+QUALITY_KEYS = ("val/map_frac", "val/r2_frac", "val/top1_frac")
 # A step's time by what it went to: the metrics rate/<share>_frac.
 SHARES = ("compute", "data", "framework")
 # The table of the batch sizes.

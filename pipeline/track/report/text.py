@@ -27,6 +27,7 @@ TITLES = {
     "top1_frac": "Accuracy",
     "top5_frac": "Accuracy, top 5",
     "map_frac": "Mean average precision",
+    "r2_frac": "Variance explained",
     "mse": "Mean squared error",
     "norm": "Norm of the gradient",
     "signal_sq": "Signal: squared norm of the gradient",
