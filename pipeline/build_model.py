@@ -45,6 +45,7 @@ def _unshuffled(config: ModelConfig, *, in_features: int, num_classes: int) -> n
                 skip=config.skip,
                 init=config.init.name,
                 zero_head=config.zero_head,
+                identical_units=config.identical_units,
                 base_width=config.base_width,
             )
         case BottleneckMlpConfig():

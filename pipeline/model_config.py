@@ -77,6 +77,10 @@ class MlpConfig(ModelConfig):
     )
     init: Init = field(default=Init.torch, metadata={"help": INIT_HELP})
     zero_head: bool = field(default=False, metadata={"help": ZERO_HEAD_HELP})
+    identical_units: bool = field(
+        default=False,
+        metadata={"help": "start all units of a hidden layer alike: a saddle that mini-batches do not leave"},
+    )
     base_width: int | None = field(
         default=None,
         metadata={"help": "width (of the first hidden layer) that rates were tuned at, to hold here (muP); null: off"},
@@ -87,6 +91,8 @@ class MlpConfig(ModelConfig):
         require(all(width >= 1 for width in self.hidden or []), f"model.hidden={self.hidden}: at least 1 each wanted")
         require(0 <= self.dropout < 1, f"model.dropout={self.dropout}: 0 <= dropout < 1 wanted")
         _require_base_width(self.base_width)
+        alike = self.identical_units and self.norm is Norm.layer
+        require(not alike, "model.identical_units: not with model.norm=layer, which makes 0 of units that are alike")
         # Its units share an output of 1, so each is the smaller, the more there are: nothing transfers.
         shares = self.activation is Activation.softmax and self.base_width is not None
         require(not shares, "model.base_width: not with model.activation=softmax, whose outputs shrink with the width")

@@ -14,6 +14,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import torch
@@ -33,6 +34,20 @@ def initialise(model: nn.Module, *, init: str = "torch", zero_head: bool = False
     if zero_head:
         nn.init.zeros_(head.weight)
         nn.init.zeros_(head.bias)
+
+
+@torch.no_grad()
+def make_units_identical(model: nn.Module) -> None:
+    """Give all units of each hidden layer the first one's weights, and equal shares of what goes out of the layer.
+
+    What the model computes is as large as before: the shares are means. Mini-batches, which treat equal units equally,
+    never part them again; noise in the gradient does.
+    """
+    layers = list(linear_layers(model).values())
+    for layer, following in itertools.pairwise(layers):
+        layer.weight.copy_(layer.weight[:1].expand_as(layer.weight))
+        layer.bias.copy_(layer.bias[:1].expand_as(layer.bias))
+        following.weight.copy_(following.weight.mean(dim=1, keepdim=True).expand_as(following.weight))
 
 
 def initial_std(init: str, *, fan_in: float, fan_out: float, is_head: bool = False) -> float:

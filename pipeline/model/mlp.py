@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from torch import nn
 
 from pipeline.model.hidden_layer import HiddenLayer
-from pipeline.model.initialise import initialise
+from pipeline.model.initialise import initialise, make_units_identical
 from pipeline.model.width import WidthMultiplier, scale_initial_weights
 
 
@@ -28,6 +28,7 @@ def mlp(
     skip: bool = False,
     init: str = "torch",
     zero_head: bool = False,
+    identical_units: bool = False,
     base_width: int | None = None,
 ) -> nn.Sequential:
     """Return hidden layers and then a linear layer to the logits.
@@ -44,6 +45,7 @@ def mlp(
         skip: add a hidden layer's input to its output, wherever both have one width.
         init: a name of initialise.INITS.
         zero_head: the last layer starts at zero, so that every class is equally likely.
+        identical_units: all units of a hidden layer start alike; see initialise.make_units_identical.
         base_width: width of the first hidden layer, the others in proportion, of the small model whose rates are to
             hold here too; see width.py. None, or no hidden layer: off.
     """
@@ -60,4 +62,6 @@ def mlp(
     model = nn.Sequential(*layers, nn.Linear(in_features, num_classes))
     initialise(model, init=init, zero_head=zero_head)
     scale_initial_weights(model, init=init)
+    if identical_units:
+        make_units_identical(model)
     return model

@@ -146,6 +146,18 @@ def test_resumed_at_any_step_the_noise_goes_on(synthetic: DataSet, tmp_path: Pat
         assert_equal_weights(tmp_path / "whole", resumed)
 
 
+def test_units_that_start_alike_stay_alike_under_mini_batches_and_part_under_noise(
+    synthetic: DataSet, tmp_path: Path
+) -> None:
+    options = ["model.hidden=[16]", "model.identical_units=true", "trainer.max_epochs=3", "optimizer=sgd"]
+    train_here(synthetic.root, tmp_path / "alike", *options)
+    train_here(synthetic.root, tmp_path / "parted", *options, "gradient_noise.std=0.01")
+    alike, parted = (weights_of(tmp_path / name)["model.0.linear.weight"] for name in ("alike", "parted"))
+    apart = [(weights - weights[:1]).norm() / weights.norm() for weights in (alike, parted)]
+    assert apart[0].item() < 1e-5
+    assert apart[1].item() > 1e-3
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
 def test_ranks_have_one_noise(synthetic: DataSet, tmp_path: Path, strategy: str) -> None:

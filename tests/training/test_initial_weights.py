@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import pytest
@@ -15,6 +16,7 @@ from pipeline.model.mlp import mlp
 from pipeline.model.roles import linear_layers
 from pipeline.model_config import (
     BottleneckMlpConfig,
+    Init,
     MlpConfig,
 )
 
@@ -73,6 +75,21 @@ def test_kaiming_keeps_the_size_of_activations_through_relu_layers_and_lecun_hal
 def test_a_head_of_zeros_finds_every_class_equally_likely(config: MlpConfig | BottleneckMlpConfig) -> None:
     model = build_model(config, in_features=12, num_classes=5, seed=0)
     assert torch.equal(model(torch.randn(3, 12)), torch.zeros(3, 5))
+
+
+def test_units_that_start_alike_are_one_neuron_that_passes_on_as_much_as_all_would() -> None:
+    config = MlpConfig(hidden=[6, 9], init=Init.kaiming, identical_units=True)
+    first, second, head = linear_layers(build_model(config, in_features=5, num_classes=4, seed=1)).values()
+    plain = dataclasses.replace(config, identical_units=False)
+    drawn_first, drawn_second, drawn_head = linear_layers(
+        build_model(plain, in_features=5, num_classes=4, seed=1)
+    ).values()
+    assert torch.equal(first.weight, drawn_first.weight[:1].repeat(6, 1))
+    # Sums over what comes into a unit, of the one that was drawn first.
+    torch.testing.assert_close(second.weight.sum(1), drawn_second.weight[0].sum().repeat(9))
+    torch.testing.assert_close(head.weight.sum(1), drawn_head.weight.sum(1))
+    for layer in (first, second, head):
+        assert torch.linalg.matrix_rank(torch.cat([layer.weight, layer.bias[:, None]], 1)) == 1
 
 
 def test_blocks_of_zero_residual_start_as_the_identity() -> None:

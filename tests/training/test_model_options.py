@@ -28,6 +28,11 @@ def test_what_the_options_offer_is_what_there_is() -> None:
     assert tuple(item.name for item in Init) == INITS
 
 
+def test_units_that_are_alike_take_no_layer_norm() -> None:
+    with pytest.raises(UserError, match="which makes 0 of units that are alike"):
+        compose("train", TRAIN_SCHEMAS, ["data.path=x", "model=mlp", "model.identical_units=true", "model.norm=layer"])
+
+
 @pytest.mark.parametrize(
     ("option", "told"),
     [
@@ -59,6 +64,7 @@ MLP_OPTIONS = [
     ("skip", True),
     ("init", Init.lecun),
     ("zero_head", True),
+    ("identical_units", True),
     ("base_width", 4),
 ]
 BOTTLENECK_OPTIONS = [
