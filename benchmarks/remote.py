@@ -34,7 +34,8 @@ from pathlib import Path
 from urllib.request import urlopen
 
 from benchmarks.measure import REPOSITORY, print_conditions, print_table, rate_text, synthetic_data, take_turns
-from pipeline.build_data import Wanted, build_order, open_splits, shard_counts_of
+from pipeline.build_data import Wanted, open_splits
+from pipeline.build_order import build_order, shard_counts_of
 from pipeline.data.loader import BatchLoader
 from pipeline.data_config import CacheConfig, DataConfig, WindowOrderConfig
 from pipeline.shards.errors import UserError, run_entry_point

@@ -21,18 +21,15 @@ from pipeline.data.decode import num_processors
 from pipeline.data.encoded import EncodedReader
 from pipeline.data.loader import BatchLoader, worth_together
 from pipeline.data.memory_room import available_bytes, paging_budget
-from pipeline.data.mixture import MixtureOrder, member_seed, size_weights
-from pipeline.data.order import FullOrder, Order, SequentialOrder
+from pipeline.data.order import Order, SequentialOrder
 from pipeline.data.packed import PackedReader
 from pipeline.data.paged_feed import paged
 from pipeline.data.reader import MakeFeed, Reader
 from pipeline.data.remote_set import OpenedSet, make_feeds, open_data_set
 from pipeline.data.repeated import RepeatedOrder
 from pipeline.data.shard_cache import CacheOptions
-from pipeline.data.stream import StreamOrder, StreamReader, stream_facts
+from pipeline.data.stream import StreamReader, stream_facts
 from pipeline.data.stream_source import expand_shards
-from pipeline.data.subset import SubsetOrder, counts_within, subset_ids
-from pipeline.data.window import WindowOrder
 from pipeline.data.working_set import allot
 from pipeline.data_config import (
     FULL_BATCH,
@@ -40,8 +37,6 @@ from pipeline.data_config import (
     CacheConfig,
     Check,
     DataConfig,
-    FullOrderConfig,
-    OrderConfig,
     ResizedCropConfig,
     WindowOrderConfig,
 )
@@ -56,8 +51,6 @@ log = logging.getLogger(__name__)
 AUTO_CHECK_BYTES = 4 << 30
 # The side that encoded images are brought to where none is asked for: that of the bottleneck MLP's presets.
 ENCODED_RESOLUTION = 64
-
-TrainingOrder = FullOrder | WindowOrder | MixtureOrder | StreamOrder | SubsetOrder
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -285,77 +278,6 @@ def plan_batch(config: TrainConfig, *, num_samples: int, world_size: int) -> Bat
 
 def _has_batch_norm(config: ModelConfig) -> bool:
     return isinstance(config, MlpConfig) and config.norm is Norm.batch and bool(config.widths)
-
-
-def num_trained_on(config: DataConfig, num_samples: int) -> int:
-    """Return how many of the training split's samples are trained on.
-
-    Raises:
-        UserError: more are asked for than there are.
-    """
-    if config.train_samples is None:
-        return num_samples
-    if config.train_samples > num_samples:
-        raise UserError(
-            f"data.train_samples={config.train_samples}: the split {config.train_split} of {config.places[0]} has"
-            f" {num_samples:,}; at most so many wanted, or null for all"
-        )
-    return config.train_samples
-
-
-def shard_counts_of(reader: Reader) -> list[list[int]]:
-    """Return the samples of each shard, for each data set that a reader goes over."""
-    readers = reader.readers if isinstance(reader, ConcatReader) else (reader,)
-    return [[shard.num_samples for shard in reader.split.shards] for reader in readers]
-
-
-def build_order(
-    config: OrderConfig, *, data: DataConfig, shard_counts: Sequence[Sequence[int]], slots: int, seed: int
-) -> TrainingOrder:
-    """Return training's order.
-
-    Args:
-        data: says which part of the split, or which shares of several data sets, is trained on.
-        shard_counts: samples of each shard, for each data set.
-
-    Raises:
-        UserError: numbers that do not go together.
-    """
-    if len(shard_counts) == 1:
-        counts = shard_counts[0]
-        if data.train_samples is None:
-            return _order_of_one(config, shard_counts=counts, slots=slots, seed=seed)
-        num_samples = sum(counts)
-        wanted = num_trained_on(data, num_samples)
-        ids_N = subset_ids(num_samples=num_samples, wanted=wanted, seed=data.subset_seed)
-        within = counts_within(ids_N, counts).tolist()
-        return SubsetOrder(order=_order_of_one(config, shard_counts=within, slots=slots, seed=seed), ids_N=ids_N)
-    sizes = [sum(counts) for counts in shard_counts]
-    lanes = config.lanes if isinstance(config, WindowOrderConfig) else 1
-    orders = [
-        _order_of_one(config, shard_counts=counts, slots=lanes, seed=member_seed(seed, number))
-        for number, counts in enumerate(shard_counts)
-    ]
-    weights = data.weights or size_weights(sizes)
-    return MixtureOrder(orders=orders, num_samples=sizes, weights=weights, batch_size=slots)
-
-
-def _order_of_one(
-    config: OrderConfig, *, shard_counts: Sequence[int], slots: int, seed: int
-) -> FullOrder | WindowOrder:
-    match config:
-        case FullOrderConfig():
-            return FullOrder(num_samples=sum(shard_counts), batch_size=slots, seed=seed)
-        case WindowOrderConfig():
-            return WindowOrder(
-                shard_counts=shard_counts,
-                batch_size=slots,
-                seed=seed,
-                lanes=config.lanes,
-                window_chunks=config.window_chunks,
-                chunk_samples=config.chunk_samples,
-            )
-    raise TypeError(f"no order for {type(config).__name__}")
 
 
 def batches_together(reader: Reader, *, slots: int) -> int:

@@ -43,6 +43,11 @@ class DataConfig:
     subset_seed: int = field(
         default=0, metadata={"help": "which samples data.train_samples takes; with one seed fewer are part of more"}
     )
+    label_noise: float = field(
+        default=0.0,
+        metadata={"help": "share of the training labels that are replaced by a class drawn at random; 1: all of them"},
+    )
+    label_noise_seed: int = field(default=0, metadata={"help": "decides which labels are replaced, and by what"})
     check: Check = field(
         default=Check.auto, metadata={"help": "full: checksums of all shards; sizes: lengths only; auto: full to 4 GB"}
     )
@@ -105,6 +110,11 @@ class DataConfig:
         part = f"data.train_samples={self.train_samples}"
         one = self.train_samples is None or (self.paths is None and self.stream is None)
         require(one, f"{part}: of one data set, not of data.paths or data.stream; leave it out, or use data.path")
+        noise = f"data.label_noise={self.label_noise}"
+        require(0 <= self.label_noise <= 1, f"{noise}: a share, 0 to 1, wanted")
+        require(
+            not self.label_noise or self.stream is None, f"{noise}: not of data.stream, whose samples have no number"
+        )
         for name in ("resolution", "decode_threads", "memory_bytes", "train_samples"):
             value = getattr(self, name)
             require(value is None or value >= 1, f"data.{name}={value}: at least 1, or null, wanted")

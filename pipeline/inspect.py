@@ -25,18 +25,10 @@ import numpy as np
 import torch
 from PIL import Image
 
-from pipeline.build_data import (
-    BatchPlan,
-    Wanted,
-    build_crop,
-    build_order,
-    num_trained_on,
-    open_splits,
-    plan_batch,
-    shard_counts_of,
-)
+from pipeline.build_data import BatchPlan, Wanted, build_crop, open_splits, plan_batch
 from pipeline.build_objective import build_augmentation
 from pipeline.build_optimizer import plan_steps
+from pipeline.build_order import build_label_noise, build_order, num_trained_on, shard_counts_of
 from pipeline.compose import compose, first_difference, help_text
 from pipeline.config import TRAIN_SCHEMAS, TrainConfig, from_stored
 from pipeline.data.cache_entry import plain_name
@@ -220,6 +212,8 @@ def _read_samples(
     step = config.step - 1
     reader.start(iter([(step, slots.sample_ids)]))
     labels = reader.fill(slots, epoch=epoch, out=images_BHWC)
+    if (noise := build_label_noise(training.data, reader.data_set)) is not None:
+        labels = noise.applied(slots.sample_ids, labels)
     # Before the step is finished: after it, shards of a cache may go.
     sources = _sources_of(reader, slots)
     reader.finish(step)

@@ -13,7 +13,8 @@ import dataclasses
 import logging
 import sys
 
-from pipeline.build_data import build_order, num_trained_on, plan_batch
+from pipeline.build_data import plan_batch
+from pipeline.build_order import build_order, num_trained_on
 from pipeline.compose import compose, help_text
 from pipeline.data.host_load import host_load
 from pipeline.data.subset import SubsetOrder, counts_within

@@ -14,17 +14,14 @@ from typing import Any
 
 from pipeline.build_data import (
     BatchPlan,
-    TrainingOrder,
     Wanted,
     batches_together,
     build_crop,
     build_eval_loader,
-    build_order,
-    num_trained_on,
     open_splits,
     plan_batch,
-    shard_counts_of,
 )
+from pipeline.build_order import TrainingOrder, build_label_noise, build_order, num_trained_on, shard_counts_of
 from pipeline.config import TrainConfig
 from pipeline.data.loader import BatchLoader
 from pipeline.data.reader import Reader
@@ -39,7 +36,7 @@ class RunData:
     """The data of a run on this rank.
 
     Attributes:
-        fingerprint: what the order of samples depends on; a run goes on only with the same.
+        fingerprint: what batches depend on; a run goes on only with the same.
     """
 
     data_set: DataSet
@@ -120,6 +117,7 @@ def open_run_data(config: TrainConfig, world: World, opened: ExitStack, *, first
         prefetch=config.data.prefetch,
         together=batches_together(train_reader, slots=batch.micro_slots_per_rank),
         pin=world.cuda,
+        label_noise=build_label_noise(config.data, data_set),
     )
     val = build_eval_loader(
         val_reader, slots_per_rank=config.evaluation.slots_per_rank, prefetch=config.data.prefetch, world=world
@@ -131,12 +129,14 @@ def open_run_data(config: TrainConfig, world: World, opened: ExitStack, *, first
 
 
 def fingerprint_of(config: TrainConfig, reader: Reader) -> dict[str, Any]:
-    """Return what the order of samples depends on: a run goes on only with the same."""
+    """Return what batches depend on: a run goes on only with the same."""
     # Only where they are chosen, so that runs begun by a version without them go on.
     data = config.data
     part = {"data.train_samples": data.train_samples, "data.subset_seed": data.subset_seed}
+    noise = {"data.label_noise": data.label_noise, "data.label_noise_seed": data.label_noise_seed}
     return {
         **(part if data.train_samples is not None else {}),
+        **(noise if data.label_noise else {}),
         "data": reader.split.manifest_sha256,
         "order": type(config.order).__name__.removesuffix("OrderConfig").lower(),
         **{f"order.{name}": value for name, value in dataclasses.asdict(config.order).items()},

@@ -34,6 +34,7 @@ LAYERS = {
     "world": 2,
     "build": 3,
     "build_data": 3,
+    "build_order": 3,
     "build_model": 3,
     "build_objective": 3,
     "build_optimizer": 3,

@@ -28,6 +28,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from pipeline.data.label_noise import LabelNoise
 from pipeline.data.order import Order, Slots, rank_slots
 from pipeline.data.reader import Reader, Use
 from pipeline.shards.errors import UserError
@@ -91,6 +92,7 @@ class BatchLoader:
             may use so many.
         together: batches in a group, which one thread fills one after the other.
         pin: allocate page-locked memory, for asynchronous copies to a GPU.
+        label_noise: replaces labels that were read; None: they stay.
     """
 
     def __init__(
@@ -105,8 +107,9 @@ class BatchLoader:
         prefetch: int = 3,
         together: int = 1,
         pin: bool = False,
+        label_noise: LabelNoise | None = None,
     ) -> None:
-        self.reader, self.order = reader, order
+        self.reader, self.order, self.label_noise = reader, order, label_noise
         self.rank, self.world_size = rank, world_size
         self.first_step = first_step
         self.prefetch, self.together, self.pin = prefetch, together, pin
@@ -221,6 +224,8 @@ class BatchLoader:
         except UserError as error:
             error.of_one_rank = True
             raise
+        if self.label_noise is not None:
+            labels = self.label_noise.applied(slots.sample_ids, labels)
         return Batch(
             images_BHWC=images_BHWC,
             labels_B=torch.from_numpy(labels),

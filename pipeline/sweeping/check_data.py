@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import tempfile
 
-from pipeline.build_data import num_trained_on, plan_batch
+from pipeline.build_data import plan_batch
+from pipeline.build_order import num_trained_on
 from pipeline.config import TrainConfig
 from pipeline.data.remote_set import open_data_set
 from pipeline.data.shard_cache import CacheOptions

@@ -123,7 +123,7 @@ class GeneralisationGap(pl.Callback):
             world_size=training.world_size,
             prefetch=training.prefetch,
             pin=training.pin,
-            label_noise=None,
+            label_noise=training.label_noise,
         )
         try:
             # Copies: the loader fills its buffers again.

@@ -8,7 +8,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from pipeline.build_data import build_order
+from pipeline.build_order import build_order
 from pipeline.compose import compose
 from pipeline.config import TRAIN_SCHEMAS, TrainConfig
 from pipeline.data.order import Order, rank_slots
