@@ -60,6 +60,9 @@ class PackedLayoutConfig(LayoutConfig):
             "help": "decode a JPEG at 1/8, 1/4 or 1/2 where that is still this many times the target; null: whole"
         },
     )
+    pixel_shuffle_seed: int | None = field(
+        default=None, metadata={"help": "shuffle the pixels of every image by the permutation of this seed; null: off"}
+    )
 
     def __post_init__(self) -> None:
         # super() without arguments names the class from before slots=True made it anew.

@@ -22,6 +22,7 @@ from data_prep.channel_sums import ChannelSums
 from data_prep.config import Channels, EncodedLayoutConfig, LayoutConfig, PackedLayoutConfig
 from data_prep.decode import dct_eighths, decode_jpeg, fitted_box, jpeg_size, resize, scaled, turn
 from data_prep.sources.base import ImageArray, Rejected
+from pipeline.shards.pixel_shuffle import shuffle_pixels
 from pipeline.shards.record import Label, PackedLayout, pack_encoded, padded_bytes
 
 # MPO, a JPEG with more pictures behind it, is opened by the JPEG reader; Pillow has none under its own name.
@@ -119,6 +120,8 @@ class PackedEncoder:
                 pixels, (source_width, source_height) = self._pixels(image, box)
         else:
             pixels, (source_height, source_width) = image, image.shape[:2]
+        if self.config.pixel_shuffle_seed is not None:
+            pixels = shuffle_pixels(pixels, seed=self.config.pixel_shuffle_seed)
         self.sums.add(pixels)
         return Stored(
             record=layout.pack(key=key, label=label, image_HWC=pixels),

@@ -274,7 +274,7 @@ def _preparation(data_set: DataSet, shape: tuple[int, int, int]) -> Preparation:
     except (OSError, ValueError, AttributeError):
         layout = {}
     choices = layout if isinstance(layout, dict) else {}
-    scale = choices.get("min_scale", 2.0)
+    scale, shuffle = choices.get("min_scale", 2.0), choices.get("pixel_shuffle_seed")
     return Preparation(
         height=shape[0],
         width=shape[1],
@@ -283,4 +283,5 @@ def _preparation(data_set: DataSet, shape: tuple[int, int, int]) -> Preparation:
         is_cropped=choices.get("fit") != "stretch",
         min_scale=float(scale) if isinstance(scale, (int, float)) else None,
         exif_orientation=bool(choices.get("exif_orientation", False)),
+        pixel_shuffle_seed=shuffle if isinstance(shuffle, int) else None,
     )

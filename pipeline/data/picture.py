@@ -23,6 +23,7 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 from pipeline.data.crop import CentreCrop
 from pipeline.data.decode import FORMATS, MAX_PIXELS, Decoder, make_jobs
 from pipeline.shards.errors import UserError
+from pipeline.shards.pixel_shuffle import shuffle_pixels
 
 try:
     import cykooz_resizer as simd
@@ -54,6 +55,7 @@ class Preparation:
         is_cropped: the centre was cut out; else the whole image was stretched.
         min_scale: a JPEG was decoded at 1/8, 1/4 or 1/2 where that is this many times the target; None: whole.
         exif_orientation: turned as their EXIF tag says.
+        pixel_shuffle_seed: of the permutation that their pixels were put into when the data set was made; None: none.
     """
 
     height: int
@@ -63,6 +65,7 @@ class Preparation:
     is_cropped: bool = True
     min_scale: float | None = 2.0
     exif_orientation: bool = False
+    pixel_shuffle_seed: int | None = None
 
 
 def prepare_picture(content: bytes, *, preparation: Preparation) -> UInt8Array:
@@ -106,7 +109,9 @@ def _packed(picture: Image.Image, preparation: Preparation) -> UInt8Array:
         picture = _resized(picture, height=height, width=width, box=box)
     if orientation != 1:
         picture = picture.transpose(TURNS[orientation])
-    return np.asarray(picture).reshape(preparation.height, preparation.width, preparation.channels)
+    pixels_HWC = np.asarray(picture).reshape(preparation.height, preparation.width, preparation.channels)
+    seed = preparation.pixel_shuffle_seed
+    return pixels_HWC if seed is None else shuffle_pixels(pixels_HWC, seed=seed)
 
 
 def _resized(picture: Image.Image, *, height: int, width: int, box: tuple[float, float, float, float]) -> Image.Image:

@@ -20,6 +20,8 @@ DATA_SETS: Mapping[str, tuple[str, ...]] = {
     CIFAR10: (),
     # The whole of it at 8x8 pixels in colour, 192 values: a small net reads it in seconds.
     "cifar10-8": ("layout.resolution=8",),
+    # The same with the pixels of all images in one other order.
+    "cifar10-8-shuffled": ("layout.resolution=8", "layout.pixel_shuffle_seed=1"),
     "rings": ("source=points", "source.samples=2000", "source.val_samples=2000"),
 }
 

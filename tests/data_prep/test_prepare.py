@@ -125,6 +125,32 @@ def test_preparation_and_its_check_never_import_torch() -> None:
     assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2]).returncode == 0
 
 
+SHUFFLE = "layout.pixel_shuffle_seed=3"
+
+
+def test_every_image_has_its_pixels_shuffled_in_one_and_the_same_way(tmp_path: Path) -> None:
+    """Each pixel keeps its channels; where one goes is told by an image whose pixels are all different."""
+    folder = tmp_path / "pets"
+    numbered = np.arange(64, dtype=np.uint8)[:, None].repeat(3, axis=1) * np.array([1, 2, 3], np.uint8)
+    pictures = {
+        name: random_pixels(number, height=8, width=8) for number, name in enumerate(("a", "b", "c"), start=1)
+    } | {"numbered": numbered.reshape(8, 8, 3)}
+    for split in ("train", "val"):
+        for name, pixels in pictures.items():
+            save_pixels(folder / split / "pet" / f"{name}.png", pixels)
+    data_set = prepare_pictures(folder, tmp_path / "out", "layout.resolution=8", SHUFFLE)
+    for split in ("train", "val"):
+        stored = {
+            Path(bytes(row["source_key"]).decode()).stem: np.frombuffer(stored_image(shard, row), np.uint8)[-192:]
+            for shard, row in rows_of(data_set, split)
+        }
+        order = stored["numbered"].reshape(64, 3)[:, 0]
+        assert sorted(order) == list(range(64))
+        assert (order[:6] == [16, 23, 17, 8, 25, 0]).all()  # models that were trained on such data rely on it
+        for name, pixels in pictures.items():
+            assert (stored[name].reshape(64, 3) == pixels.reshape(64, 3)[order]).all()
+
+
 @pytest.mark.slow
 def test_each_option_changes_the_outcome(tmp_path: Path) -> None:
     folder = tmp_path / "pets"
@@ -133,7 +159,7 @@ def test_each_option_changes_the_outcome(tmp_path: Path) -> None:
     exif[0x0112] = 6
     for name in ("cat", "dog", "owl"):
         Image.fromarray(random_pixels(1, height=8, width=16)).save(folder / name / "turned.jpg", exif=exif)
-    layout = ("layout.resolution=6", "layout.fit=stretch", "layout.channels=grey", "layout.shard_bytes=1")
+    layout = ("layout.resolution=6", "layout.fit=stretch", "layout.channels=grey", "layout.shard_bytes=1", SHUFFLE)
     others = ("seed=0", "seed=1", "layout.exif_orientation=true", "source.val_frac=0.4", "layout=encoded")
     outcomes: dict[str, dict[str, bytes]] = {}
     for option in (*layout, *others):
