@@ -42,7 +42,7 @@ def build_module(
         model = build_model(
             config.model, in_features=math.prod(image_shape), num_classes=data_set.num_classes, seed=config.seed
         )
-    check_labels(config.objective, data_set)
+    check_labels(config.objective, data_set, model=config.model)
     mean, std = pixel_statistics(data_set.statistics, channels=image_shape[2])
     return ClassifierModule(
         model,

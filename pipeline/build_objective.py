@@ -8,6 +8,7 @@ from pipeline.build_data import build_crop
 from pipeline.data.crop import RandomCrop
 from pipeline.data.mixup import BetaQuantiles
 from pipeline.data_config import AugmentConfig
+from pipeline.model_config import ModelConfig, PerceptronConfig
 from pipeline.objective_config import (
     BinaryCrossEntropyConfig,
     CrossEntropyConfig,
@@ -44,14 +45,22 @@ def build_objectives(config: ObjectiveConfig, *, task: Task) -> Objectives:
     raise TypeError(f"no objective for {type(config).__name__}")
 
 
-def check_labels(config: ObjectiveConfig, data_set: DataSet) -> None:
-    """Check that an objective takes the data set's labels.
+def check_labels(config: ObjectiveConfig, data_set: DataSet, *, model: ModelConfig) -> None:
+    """Check that an objective and a model take the data set's labels.
 
     Raises:
         UserError: it takes one label a sample, and the data set has several, or the targets of a regression.
     """
+    if data_set.task is Task.regression and isinstance(model, PerceptronConfig):
+        raise UserError(
+            f"{data_set.root}: its samples have targets, and model=perceptron gives nothing but 0 and 1: use another,"
+            " such as model=mlp"
+        )
     if data_set.task is Task.regression and not isinstance(config, MeanSquaredErrorConfig):
-        raise UserError(f"{data_set.root}: holds the targets of a regression: use objective=mse")
+        raise UserError(
+            f"{data_set.root}: its samples have targets, as a regression has, and this objective takes classes:"
+            " use objective=mse"
+        )
     if data_set.task is Task.multilabel and isinstance(config, CrossEntropyConfig):
         raise UserError(
             f"{data_set.root}: holds several labels an image, objective=cross_entropy takes one:"

@@ -6,7 +6,8 @@
 
 Prints them and writes them into the run folder:
 
-    evaluation.json             top1_frac, top5_frac, loss, mse, samples; of several labels an image map_frac too
+    evaluation.json             top1_frac, top5_frac, loss, mse, samples; of several labels an image map_frac too;
+                                of a regression r2_frac instead of the two shares
     evaluation.classes.json     for each class its samples and top1_frac, or average_precision_frac
     evaluation.confusion.npy    int64 [label, answer], for one label an image and up to 2,000 classes
 

@@ -42,6 +42,7 @@ from pipeline.shards.errors import UserError, run_entry_point
 from pipeline.shards.index import NO_LABEL, read_index
 from pipeline.shards.manifest import ShardEntry, Split
 from pipeline.shards.publish import publish_bytes
+from pipeline.shards.task import Task
 from pipeline.storage import open_store
 from pipeline.track.contact_sheet import Pixels, draw_sheet
 from pipeline.track.half_blocks import draw_in_terminal
@@ -222,13 +223,15 @@ def _read_samples(
     after_BHWC = augmentation.apply(images_BHWC, **keyed)
     own_B = augmentation.own_shares(**keyed)
     ranks, micros = _places(config, plan, numbers)
+    has_targets = reader.data_set.task is Task.regression
     return [
         Sample(
             slot=int(numbers[row]),
             rank=int(ranks[row]),
             micro=int(micros[row]),
             sample_id=int(slots.sample_ids[row]),
-            labels=tuple(int(label) for label in np.atleast_1d(labels[row]) if label != NO_LABEL),
+            labels=() if has_targets else tuple(int(x) for x in np.atleast_1d(labels[row]) if x != NO_LABEL),
+            targets=tuple(labels[row].tolist()) if has_targets else (),
             is_padding=not slots.weights[row],
             read_HWC=images_BHWC[row].numpy(),
             after_HWC=after_BHWC[row].numpy(),

@@ -21,7 +21,8 @@ class Sample:
 
     Attributes:
         slot, rank, micro: its place in the global batch, and who trains on it in which micro-batch.
-        labels: class numbers; one, or for several labels any number.
+        labels: class numbers; one, or for several labels any number; none where there are targets.
+        targets: of a regression.
         shard, record: file name, and number of the record in it.
         is_padding: of weight 0, so it has no part in the update.
         before_HWC: the image as it is stored, None where it cannot be had.
@@ -43,6 +44,7 @@ class Sample:
     read_HWC: Pixels
     after_HWC: Pixels
     own_frac: float | None = None
+    targets: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,7 +81,10 @@ def tile_of(sample: Sample, batch: GlobalBatch, *, is_untouched: bool) -> Tile:
 
 
 def _names(sample: Sample, batch: GlobalBatch) -> str:
-    names = "; ".join(f"{label} {batch.data_set.classes[label]}" for label in sample.labels) or "no label"
+    classes = batch.data_set.classes
+    names = "; ".join(f"{label} {classes[label]}" for label in sample.labels) or "no label"
+    if sample.targets:
+        names = "; ".join(f"{name} {value:.4g}" for name, value in zip(classes, sample.targets, strict=True))
     return f"{names} (padding, weight 0)" if sample.is_padding else names
 
 

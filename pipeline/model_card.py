@@ -76,9 +76,11 @@ def _what(trained: Trained) -> Iterator[str]:
     parameters = sum(value.numel() for value in trained.weights.values() if value.is_floating_point())
     colours = "RGB" if channels == 3 else "grey"
     classes = len(trained.facts.classes)
-    says = "any number of" if trained.facts.task is Task.multilabel else "one of"
+    says = f"names {'any number of' if trained.facts.task is Task.multilabel else 'one of'} {classes:,} classes"
+    if trained.facts.task is Task.regression:
+        says = f"gives {classes:,} number{'' if classes == 1 else 's'}"
     yield (
-        f"A multi-layer perceptron with {parameters / 1e6:.2f} million weights that names {says} {classes:,} classes"
+        f"A multi-layer perceptron with {parameters / 1e6:.2f} million weights that {says}"
         f" for a {colours} image of {width}x{height} pixels. Trained with Tarmac."
     )
     yield ""
@@ -88,8 +90,8 @@ def _what(trained: Trained) -> Iterator[str]:
 def _data(trained: Trained, summary: dict[str, Any]) -> Iterator[str]:
     facts, preparation = trained.facts, trained.facts.preparation
     samples = summary.get("data", {}).get("train_samples")
-    counted = f", {samples:,} training images" if samples else ""
-    yield f"{facts.data_name}{counted}. Classes, in the order of the outputs:"
+    images = f", {samples:,} training images" if samples else ""
+    yield f"{facts.data_name}{images}. {_outputs(trained).capitalize()}, in the order of the outputs:"
     yield ""
     more = f", and {len(facts.classes) - MOST_CLASSES:,} more" if len(facts.classes) > MOST_CLASSES else ""
     yield "; ".join(_escaped(name) for name in facts.classes[:MOST_CLASSES]) + more
@@ -169,7 +171,12 @@ def _use(trained: Trained, file: Path | None, *, takes_images: bool) -> Iterator
         yield f'logits = torch.export.load("{file.name}").module()({name})'
     yield "```"
     yield ""
-    yield "`logits` has a column for each class, in the order of `classes` in model.json."
+    yield f"`logits` has a column for each of the {_outputs(trained)}, in the order of `classes` in model.json."
+
+
+def _outputs(trained: Trained) -> str:
+    """Return what the model's outputs are of."""
+    return "targets" if trained.facts.task is Task.regression else "classes"
 
 
 def _unknown(trained: Trained) -> Iterator[str]:

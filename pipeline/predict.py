@@ -7,6 +7,7 @@ Pictures are prepared as those that the model was trained on: decoded, cut or st
 data set, normalised with its mean and standard deviation. In the folder `out` are left
 
     predictions.jsonl   one object an image: {"image", "top": [{"class", "label", "score"}, ...]}, or {"image", "error"}
+                        (of a regression {"image", "targets": {name: value, ...}})
     predictions.png     the first images, as the model sees them, each with its two best classes
 
 A score is a probability (softmax; for several labels an image a sigmoid each), for objective=mse the output itself.
@@ -37,6 +38,7 @@ from pipeline.data.picture import EXTENSIONS, UInt8Array, prepare_picture
 from pipeline.predict_config import PREDICT_SCHEMAS, PredictConfig
 from pipeline.shards.errors import UserError, run_entry_point
 from pipeline.shards.publish import publish, publish_bytes
+from pipeline.shards.task import Task
 from pipeline.track.contact_sheet import Tile, draw_sheet
 from pipeline.trained import Trained, build_trained, open_trained
 from pipeline.training.scores import scores_of
@@ -57,7 +59,7 @@ class Prediction:
 
     Attributes:
         pixels_HWC: what the model saw; None where there is an error.
-        top: labels with their scores, the best first.
+        top: labels with their scores, the best first; of a regression all targets with the outputs, in their order.
         error: why the file could not be read.
     """
 
@@ -146,6 +148,8 @@ def row_of(prediction: Prediction, trained: Trained) -> dict[str, Any]:
     if prediction.error is not None:
         return {"image": str(prediction.path), "error": prediction.error}
     classes = trained.facts.classes
+    if trained.facts.task is Task.regression:
+        return {"image": str(prediction.path), "targets": {classes[label]: value for label, value in prediction.top}}
     top = [{"class": classes[label], "label": label, "score": score} for label, score in prediction.top]
     return {"image": str(prediction.path), "top": top}
 
@@ -173,7 +177,7 @@ def title_of(trained: Trained, num_images: int) -> str:
 def _top_of(
     model: nn.Module, trained: Trained, pictures: list[UInt8Array], *, num_top: int, device: torch.device
 ) -> list[tuple[tuple[int, float], ...]]:
-    """Return the best labels and their scores of each picture."""
+    """Return the best labels and their scores of each picture, of a regression all outputs."""
     if not pictures:
         return []
     facts = trained.facts
@@ -181,6 +185,8 @@ def _top_of(
     mean_C, std_C = torch.tensor(facts.mean, device=device), torch.tensor(facts.std, device=device)
     logits_BK = model(normalise(images_BHWC, mean_C, std_C))
     scores_BK = scores_of(logits_BK, build_objectives(trained.config.objective, task=facts.task).scores)
+    if facts.task is Task.regression:
+        return [tuple(enumerate(outputs_of_one)) for outputs_of_one in scores_BK.tolist()]
     scores, labels = scores_BK.topk(min(num_top, len(facts.classes)), dim=1)
     return [
         tuple(zip(labels_of_one, scores_of_one, strict=True))
