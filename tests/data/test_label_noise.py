@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from pipeline.data.label_noise import LabelNoise
+from pipeline.shards.keyed import make_key
 
 NUM, CLASSES = 200_000, 10
 IDS = np.arange(NUM, dtype=np.int64)
@@ -57,3 +58,18 @@ def test_without_noise_labels_are_as_they_were() -> None:
 def test_what_is_no_share_is_refused(frac: float) -> None:
     with pytest.raises(ValueError, match="0 to 1 wanted"):
         LabelNoise(frac=frac, num_classes=CLASSES, seed=1)
+
+
+def test_labels_are_those_of_the_specification() -> None:
+    """docs/ORDER.md in whole numbers; runs with noisy labels rely on it."""
+    key, mask = make_key("label noise", 7), (1 << 64) - 1
+
+    def mix(value: int) -> int:
+        value = ((value ^ (value >> 30)) * 0xBF58476D1CE4E5B9) & mask
+        value = ((value ^ (value >> 27)) * 0x94D049BB133111EB) & mask
+        return value ^ (value >> 31)
+
+    bits = [mix((mix((number * 0x9E3779B97F4A7C15 + key) & mask) + key) & mask) for number in range(16)]
+    expected = [(b % 2**32) * CLASSES // 2**32 if b // 2**32 < 2**31 else -1 for b in bits]
+    found = LabelNoise(frac=0.5, num_classes=CLASSES, seed=7).applied(np.arange(16), np.full(16, -1)).tolist()
+    assert found == expected == [-1, -1, 3, -1, -1, -1, -1, 2, 4, 1, 6, -1, -1, 5, 6, 9]

@@ -110,3 +110,8 @@ def test_shards_have_the_samples_that_lie_in_them() -> None:
 def test_a_part_that_there_is_not_is_refused(options: list[str], told: str) -> None:
     with pytest.raises(UserError, match=told):
         order_of(*options)
+
+
+def test_golden_part() -> None:
+    """Runs on a part of a split rely on it: they could not go on, nor be repeated, with another."""
+    assert subset_ids(num_samples=1000, wanted=8, seed=7).tolist() == [107, 304, 332, 345, 380, 397, 422, 734]
