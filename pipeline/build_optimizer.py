@@ -77,6 +77,7 @@ def plan_steps(config: TrainConfig, *, steps_per_epoch: int, micro_batches: int)
         total_steps=total_steps,
         micro_batches=micro_batches,
         rate_at=rate_at,
+        epochs_per_evaluation=config.evaluation.every_epochs,
         clip_norm=config.trainer.clip_norm,
         noise_std_at=_noise_std_at(config.gradient_noise, steps_of),
     )

@@ -53,6 +53,7 @@ def build_trainer(
         max_epochs=-1,
         max_steps=plan.total_steps if plan else -1,
         accumulate_grad_batches=plan.micro_batches if plan else 1,
+        check_val_every_n_epoch=plan.epochs_per_evaluation if plan else 1,
         callbacks=callbacks,
         logger=False,
         profiler=QuietProfiler(),

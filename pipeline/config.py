@@ -44,11 +44,15 @@ from pipeline.trainer_config import CheckpointConfig, TrainerConfig
 
 @dataclass(slots=True, kw_only=True)
 class EvaluationConfig:
+    every_epochs: int = field(
+        default=1, metadata={"help": "epochs between evaluations, each with a checkpoint; the last is always evaluated"}
+    )
     slots_per_rank: int = field(
         default=1000, metadata={"help": "samples in one forward pass of a rank; the result does not depend on it"}
     )
 
     def __post_init__(self) -> None:
+        require(self.every_epochs >= 1, f"evaluation.every_epochs={self.every_epochs}: at least 1 wanted")
         require(self.slots_per_rank >= 1, f"evaluation.slots_per_rank={self.slots_per_rank}: at least 1 wanted")
 
 

@@ -67,7 +67,7 @@ class EvaluationPictures(pl.Callback):
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
         plan = pl_module.plan
-        if trainer.global_step in drawn_steps(total_steps=plan.total_steps, steps_per_epoch=plan.steps_per_epoch):
+        if trainer.global_step in drawn_steps(total_steps=plan.total_steps, steps_per_epoch=plan.steps_per_evaluation):
             self.begin(pl_module)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: Any) -> None:

@@ -88,7 +88,8 @@ class Recorder(pl.Callback):
         pl_module.num_extra_sums = 4 + len(self._counters)
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._open_epoch(trainer, pl_module)
+        if self._bar is None:  # not in the middle of epochs that are not evaluated
+            self._open_epoch(trainer, pl_module)
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Batch, batch_idx: int
@@ -135,12 +136,12 @@ class Recorder(pl.Callback):
         sys.stdout.flush()
 
     def _open_epoch(self, trainer: pl.Trainer, pl_module: Any) -> None:
-        steps = pl_module.plan.steps_per_epoch
+        steps = pl_module.plan.steps_per_evaluation
         first = trainer.global_step % steps
         self._bar = tqdm(
             total=min(steps, pl_module.plan.total_steps - trainer.global_step + first),
             initial=first,
-            desc=f"epoch {trainer.global_step // steps + 1}",
+            desc=f"epoch {trainer.global_step // pl_module.plan.steps_per_epoch + 1}",
             unit=" steps",
             leave=False,
             disable=self.metric_log is None or not sys.stderr.isatty(),
@@ -221,8 +222,8 @@ class Recorder(pl.Callback):
 
 
 def is_logged(step: int, *, every_steps: int, plan: StepPlan) -> bool:
-    """Return whether there is a row after `step` updates: every so many, and at the end of an epoch and of the run."""
-    return step % every_steps == 0 or step % plan.steps_per_epoch == 0 or step == plan.total_steps
+    """Return whether there is a row after `step` updates: every so many, before an evaluation, and at the end."""
+    return step % every_steps == 0 or step % plan.steps_per_evaluation == 0 or step == plan.total_steps
 
 
 def _quality(metrics: dict[str, float]) -> str:

@@ -72,6 +72,11 @@ class StepLoop(_TrainingEpochLoop):
         elif not self._should_accumulate():
             self._batches_that_stepped += 1
 
+    def _should_check_val_epoch(self) -> bool:
+        """Return whether this epoch ends with an evaluation; the last one does, whatever its number."""
+        is_done = self.trainer.global_step == self.trainer.max_steps
+        return super()._should_check_val_epoch() or (is_done and self.trainer.enable_validation)
+
     def _step(self, batch: Any, batch_idx: int) -> torch.Tensor:
         """Run a micro-batch, and update after the last one of a step; return the loss."""
         trainer, optimizer = self.trainer, self.trainer.optimizers[0]

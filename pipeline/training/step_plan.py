@@ -16,6 +16,7 @@ class StepPlan:
 
     Attributes:
         steps_per_epoch, total_steps: in updates.
+        epochs_per_evaluation: the last epoch is always evaluated.
         micro_batches: forward passes of each rank in an update.
         rate_at: learning rate of update `step`.
         clip_norm: largest gradient norm, or None.
@@ -26,5 +27,11 @@ class StepPlan:
     total_steps: int
     micro_batches: int
     rate_at: Callable[[int], float]
+    epochs_per_evaluation: int = 1
     clip_norm: float | None = None
     noise_std_at: Callable[[int], float] | None = None
+
+    @property
+    def steps_per_evaluation(self) -> int:
+        """Updates from one evaluation to the next."""
+        return self.steps_per_epoch * self.epochs_per_evaluation
