@@ -49,7 +49,8 @@ class Targets:
     values: tuple[float, ...]
 
     def __post_init__(self) -> None:
-        held = np.array(self.values, dtype=np.float32)
+        with np.errstate(over="ignore"):
+            held = np.array(self.values, dtype=np.float32)
         if not len(held) or not np.isfinite(held).all() or held.tolist() != list(self.values):
             raise ValueError(f"targets {list(self.values)}: finite numbers of float32 wanted, at least one")
 
