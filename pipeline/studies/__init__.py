@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-from pipeline.studies import linear_limits
+from pipeline.studies import linear_limits, random_labels
 from pipeline.studies.study import Study
 
-STUDIES: dict[str, Study] = {study.name: study for study in (linear_limits.STUDY,)}
+# In the order of the lecture.
+STUDIES: dict[str, Study] = {
+    study.name: study
+    for study in (
+        linear_limits.STUDY,
+        random_labels.STUDY,
+    )
+}
