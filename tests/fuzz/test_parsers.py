@@ -112,6 +112,15 @@ def test_a_damaged_sidecar_of_several_labels_is_refused_or_right(scratch: Path, 
     check_sidecar(scratch, edited(encode_index(rows), edits), task=Task.multilabel)
 
 
+@given(EDITS)
+def test_a_damaged_sidecar_of_targets_is_refused_or_of_finite_numbers(scratch: Path, edits: list[Edit]) -> None:
+    rows = np.zeros(4, dtype=index_dtype(source_key_bytes=5, num_targets=3))
+    rows["record_bytes"], rows["record_offset"] = 2048, np.arange(4) * 2048
+    rows["image_offset"], rows["image_bytes"] = rows["record_offset"] + 1536, 82
+    rows["targets"] = [[0, 1, 2], [1e30, -1, 0.5], [-1, -1, -1], [0, 2, -1]]
+    check_sidecar(scratch, edited(encode_index(rows), edits), task=Task.regression)
+
+
 def check_sidecar(scratch: Path, content: bytes, *, task: Task) -> None:
     path = scratch / "a.idx.npy"
     path.write_bytes(content)
@@ -124,6 +133,10 @@ def check_sidecar(scratch: Path, content: bytes, *, task: Task) -> None:
         start, end = int(row["record_offset"]), int(row["record_offset"]) + int(row["record_bytes"])
         image = int(row["image_offset"]), int(row["image_offset"]) + int(row["image_bytes"])
         assert 0 <= start <= image[0] <= image[1] <= end <= 4 * 2048
+        if task is Task.regression:
+            assert row["targets"].shape == (3,)
+            assert np.isfinite(row["targets"]).all()
+            continue
         labels = [int(row["label"])] if task is Task.classification else [int(x) for x in row["labels"] if x != -1]
         assert labels == sorted(set(labels))
         assert all(0 <= label < 3 for label in labels)
