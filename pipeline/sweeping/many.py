@@ -25,7 +25,15 @@ from pipeline.shards.errors import UserError
 from pipeline.sweep_config import RunsConfig, Where
 from pipeline.sweeping.axes import Point
 from pipeline.sweeping.folder import OpenSweep, PlannedRun
-from pipeline.sweeping.local_runs import Job, last_line, run_here, slot_environment, training_command, visible_gpus
+from pipeline.sweeping.local_runs import (
+    Job,
+    last_line,
+    may_fork,
+    run_here,
+    slot_environment,
+    training_command,
+    visible_gpus,
+)
 from pipeline.sweeping.resolve import check_explicit, explicit_options, identity, resolve
 from pipeline.sweeping.slurm_runs import run_as_jobs
 from pipeline.sweeping.table import Result
@@ -147,6 +155,7 @@ def _start(jobs: Sequence[Job], sweep: OpenSweep, config: RunsConfig) -> Iterato
         num_at_once=num_slots,
         keep_open=[sweep.lock],
         environment=lambda slot: slot_environment(slot, num_slots=num_slots, ranks=config.ranks, gpus=gpus),
+        forked=may_fork(ranks=config.ranks, gpus=gpus),
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 import signal
 from pathlib import Path
 
@@ -120,15 +121,16 @@ def reached(folder: Path) -> int:
 
 
 def runs_in(folder: Path) -> list[int]:
-    """Return the training processes whose run folder lies in `folder`."""
+    """Return the living processes that have named themselves in the locks of the run folders in `folder`."""
     found = []
-    for process in Path("/proc").glob("[0-9]*"):
-        try:
-            command = (process / "cmdline").read_bytes().split(b"\0")
-        except OSError:
-            continue
-        if b"pipeline.train" in command and any(part.startswith(f"run_dir={folder}/".encode()) for part in command):
-            found.append(int(process.name))
+    for path in folder.glob("0*/run.lock"):
+        if named := re.match(r"process (\d+) on ", path.read_text()):
+            try:
+                state = Path(f"/proc/{named[1]}/stat").read_text().rpartition(")")[2].split()[0]
+            except OSError:
+                continue
+            if state != "Z":
+                found.append(int(named[1]))
     return found
 
 
