@@ -22,6 +22,7 @@ DATA_SETS: Mapping[str, tuple[str, ...]] = {
     "cifar10-8": ("layout.resolution=8",),
     # The same with the pixels of all images in one other order.
     "cifar10-8-shuffled": ("layout.resolution=8", "layout.pixel_shuffle_seed=1"),
+    "cifar10-shuffled": ("layout.pixel_shuffle_seed=1",),
     "rings": ("source=points", "source.samples=2000", "source.val_samples=2000"),
 }
 
