@@ -1,0 +1,72 @@
+"""What is measured at a finished run's weights: the samples that it was trained on, and its model at each checkpoint.
+
+    trained = open_trained(run.record.folder)
+    pixels_ND, labels_N = training_samples(trained)     # as the model sees them, in the order of the split
+    for step, model in models_along(trained):           # from the initial weights, step 0, to the last checkpoint
+        ...
+
+Axes: N samples, D input features.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from pipeline.build_model import build_model
+from pipeline.build_order import num_trained_on
+from pipeline.data.augment import normalise
+from pipeline.data.order import slots_of
+from pipeline.data.packed import PackedReader
+from pipeline.data.subset import subset_ids
+from pipeline.run_folder import CHECKPOINT_FOLDER
+from pipeline.shards.manifest import read_data_set
+from pipeline.trained import PREFIX, Trained
+from pipeline.training.checkpoint import load_checkpoint, stored_checkpoints
+
+
+def training_samples(trained: Trained) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return what a run without augmentation trained on: normalised pixels, float32 (N, D), and labels, int64 (N,).
+
+    Raises:
+        UserError: the run's data set is no local packed one, or is gone.
+        ValueError: labels of it were made wrong on purpose.
+    """
+    data = trained.config.data
+    if data.label_noise:
+        raise ValueError(f"data.label_noise={data.label_noise}: these labels are not those of the data set")
+    reader = PackedReader(read_data_set(Path(data.places[0])), data.train_split)
+    num_samples = num_trained_on(data, reader.num_samples)
+    sample_ids = np.arange(num_samples, dtype=np.int64)
+    if data.train_samples is not None:
+        sample_ids = subset_ids(num_samples=reader.num_samples, wanted=num_samples, seed=data.subset_seed)
+    images_BHWC = torch.empty((num_samples, *reader.image_shape), dtype=torch.uint8)
+    labels_N = torch.from_numpy(reader.fill(slots_of(sample_ids), epoch=0, out=images_BHWC))
+    reader.close()
+    mean_C, std_C = (torch.tensor(values) for values in (trained.facts.mean, trained.facts.std))
+    return normalise(images_BHWC, mean_C, std_C), labels_N
+
+
+def models_along(trained: Trained) -> Iterator[tuple[int, nn.Module]]:
+    """Yield (finished steps, model) of a run: as it started from random weights, then at each checkpoint that it kept.
+
+    The models are in evaluation mode, with the very weights that were trained, not an average of them.
+    """
+    checkpoints = stored_checkpoints(trained.folder / CHECKPOINT_FOLDER)
+    for step, path in [(0, None), *reversed(checkpoints)]:
+        model = build_model(
+            trained.config.model,
+            in_features=math.prod(trained.facts.image_shape),
+            num_classes=len(trained.facts.classes),
+            seed=trained.config.seed,
+        )
+        if path is not None:
+            state = load_checkpoint(path)["state_dict"]
+            own = {name.removeprefix(PREFIX): value for name, value in state.items() if name.startswith(PREFIX)}
+            model.load_state_dict(own)
+        yield step, model.eval()
