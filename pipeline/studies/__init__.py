@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pipeline.studies import gradient_noise, linear_limits, permutation, random_labels
+from pipeline.studies import activations, gradient_noise, linear_limits, permutation, random_labels, width_transfer
 from pipeline.studies.study import Study
 
 # In the order of the lecture.
@@ -10,8 +10,10 @@ STUDIES: dict[str, Study] = {
     study.name: study
     for study in (
         linear_limits.STUDY,
+        activations.STUDY,
         gradient_noise.STUDY,
         random_labels.STUDY,
         permutation.STUDY,
+        width_transfer.STUDY,
     )
 }
