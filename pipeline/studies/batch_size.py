@@ -1,0 +1,277 @@
+"""The size of a batch, from one sample to all: at equal epochs, at equal updates, and what a training loss costs.
+
+Rates are tuned for each size and for each of the two ways to compare, with a seed of their own; the best ones are then
+run with the other seeds. A second part asks the same of what the "Scaling MLPs" paper trains, a bottleneck MLP by Lion,
+with rates tuned for each size and with rates held.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pipeline.studies.batch_costs import Cost, cost_to
+from pipeline.studies.batch_panels import accuracy_panel, cost_panel, held_panel, tuning_panel
+from pipeline.studies.estimate import Estimate, difference_of, mean_of
+from pipeline.studies.study import Group, Outcome, Picture, Scale, Study, StudyRun, StudyRuns, spread_text
+from pipeline.studies.verdict import Check
+from pipeline.track.plots import seeds_text
+
+ACCURACY = "val/top1_frac"
+TUNING_SEED = 1000
+EPOCHS, UPDATES = "equal epochs", "equal updates"
+# Samples of the set, epochs and updates of the two ways to compare, and the hidden layer.
+SAMPLES: Mapping[Scale, int] = {Scale.laptop: 8192, Scale.gpu: 49152}
+NUM_EPOCHS: Mapping[Scale, int] = {Scale.laptop: 2, Scale.gpu: 8}
+NUM_UPDATES: Mapping[Scale, int] = {Scale.laptop: 128, Scale.gpu: 1024}
+HIDDEN: Mapping[Scale, int] = {Scale.laptop: 128, Scale.gpu: 1024}
+SIZES = (1, 8, 32, 64, 128, 512, 4096)
+# In the middle of the grid of rates of each size; the last is that of the whole set.
+RATES: Mapping[str, Sequence[float]] = {
+    EPOCHS: (0.0005, 0.002, 0.015, 0.03, 0.06, 0.16, 0.4, 0.8),
+    UPDATES: (0.002, 0.004, 0.015, 0.03, 0.06, 0.12, 0.12, 0.16),
+}
+FACTORS: Mapping[Scale, Sequence[float]] = {Scale.laptop: (0.5, 1, 2), Scale.gpu: (0.125, 0.25, 0.5, 1, 2)}
+# The training loss whose cost is told: all sizes come there, and none in its first updates.
+TARGET_LOSS = 1.75
+LION_SIZES, LION_RATES = (64, 512, 4096), (0.001, 0.003, 0.01)
+LION_EPOCHS: Mapping[Scale, int] = {Scale.laptop: 12, Scale.gpu: 100}
+
+
+def groups(scale: Scale, seeds: str) -> Sequence[Group]:
+    """Return the runs that tune, and all of the second part."""
+    found = []
+    for way, rates in RATES.items():
+        for size, middle in zip([*SIZES, SAMPLES[scale]], rates, strict=True):
+            grid = ",".join(f"{middle * factor:.4g}" for factor in FACTORS[scale])
+            options = (*_options(scale, way, size), f"seed={TUNING_SEED}", f"optimizer.rate={grid}")
+            found.append(Group(name=f"tuning, {way}, {size}", data=_data(scale), options=options))
+    for size in LION_SIZES:
+        options = (
+            *(*_common(scale), f"seed={TUNING_SEED},{seeds}", "model=bottleneck_mlp", "model.depth=1"),
+            *(f"model.width={HIDDEN[scale] // 2}", "optimizer=lion", "schedule=cosine", "augment=flip_crop"),
+            *("augment.crop_padding=0", f"batch.size={size}", f"trainer.max_epochs={LION_EPOCHS[scale]}"),
+            f"optimizer.rate={','.join(map(str, LION_RATES))}",
+        )
+        found.append(Group(name=f"lion, {size}", data=_data(scale), options=options))
+    return found
+
+
+def follow_up(runs: StudyRuns, scale: Scale, seeds: str) -> Sequence[Group]:
+    """Return the runs at the tuned rates, with the seeds that are reported."""
+    return [
+        Group(
+            name=f"{way}, {size}",
+            data=_data(scale),
+            options=(*_options(scale, way, size), f"seed={seeds}", f"optimizer.rate={tuned_rate(runs, way, size)}"),
+        )
+        for way in RATES
+        for size in [*SIZES, SAMPLES[scale]]
+    ]
+
+
+def _data(scale: Scale) -> str:
+    return "cifar10-8" if scale is Scale.laptop else "cifar10"
+
+
+def _common(scale: Scale) -> tuple[str, ...]:
+    return (
+        *(f"data.train_samples={SAMPLES[scale]}", "track.gap=false", "track.layers_every_steps=null"),
+        *("track.noise_scale_every_steps=null", "checkpoint.every_steps=1000000", "evaluation.every_epochs=1000"),
+    )
+
+
+def _options(scale: Scale, way: str, size: int) -> tuple[str, ...]:
+    """Return the options of the first part: SGD with momentum at a constant rate, on images as they are."""
+    long = NUM_UPDATES[scale] * size // SAMPLES[scale] + 1
+    return (
+        *(*_common(scale), "model=mlp", f"model.hidden=[{HIDDEN[scale]}]", "optimizer=sgd", "schedule=constant"),
+        *("augment=none", f"batch.size={'full' if size == SAMPLES[scale] else size}"),
+        f"trainer.log_every_steps={max(1, 1024 // size)}",
+        f"trainer.max_epochs={NUM_EPOCHS[scale] if way == EPOCHS else long}",
+        *([f"trainer.max_steps={NUM_UPDATES[scale]}"] if way == UPDATES else []),
+    )
+
+
+def tuned_rate(runs: StudyRuns, way: str, size: int) -> str:
+    """Return the rate with the highest accuracy of the seed that tunes, as it was typed; of equals the first."""
+    return max(runs.of(f"tuning, {way}, {size}"), key=lambda run: run.metric(ACCURACY)).options["optimizer.rate"]
+
+
+def measure(runs: StudyRuns) -> Outcome:
+    whole = max(int(run.group.rsplit(", ", 1)[1]) for run in runs.runs)
+    sizes = [*SIZES, whole]
+    accuracy = {
+        way: {size: [100 * value for value in runs.values(f"{way}, {size}", ACCURACY)] for size in sizes}
+        for way in RATES
+    }
+    seeds = [run.seed for run in runs.of(f"{EPOCHS}, 64")]
+    costs = {size: _costs(runs, size, seeds) for size in sizes}
+    lion = {
+        size: {rate: [100 * run.metric(ACCURACY) for run in _lion(runs, size, rate)] for rate in LION_RATES}
+        for size in LION_SIZES
+    }
+    best_rate = {size: _best_lion_rate(runs, size) for size in LION_SIZES}
+    few, equal = accuracy[EPOCHS], accuracy[UPDATES]
+    checks = [
+        Check(
+            claim="After few epochs, with the rate tuned for each, a batch of 64 is over 5 points better than 4096.",
+            statistic="accuracy at equal epochs, batch 64 minus 4096, points",
+            estimate=difference_of(few[64], few[4096]),
+            above=5.0,
+        ),
+        Check(
+            claim="It is over a point better than 512, too: rarely more than 128.",
+            statistic="accuracy at equal epochs, batch 64 minus 512, points",
+            estimate=difference_of(few[64], few[512]),
+            above=1.0,
+        ),
+        Check(
+            claim="One sample at a time takes over 5 times as long as 64 to the same training loss.",
+            statistic=f"seconds to a training loss of {TARGET_LOSS}, batch 1 over 64",
+            estimate=_times_as_long(costs[1], costs[64]),
+            above=5.0,
+        ),
+        Check(
+            claim="The whole set at once takes over twice as long as 64.",
+            statistic=f"seconds to a training loss of {TARGET_LOSS}, whole set over batch 64",
+            estimate=_times_as_long(costs[whole], costs[64]),
+            above=2.0,
+        ),
+        Check(
+            claim="After equally many updates the larger batch is better, as each update knows more.",
+            statistic="accuracy at equal updates, batch 4096 minus 64, points",
+            estimate=difference_of(equal[4096], equal[64]),
+            above=2.0,
+        ),
+        Check(
+            claim="Lion at a bottleneck MLP, as in the Scaling-MLPs paper: larger is better also at equal epochs.",
+            statistic="accuracy at equal epochs, batch 4096 minus 64, each at its tuned rate, points",
+            estimate=difference_of(lion[4096][best_rate[4096]], lion[64][best_rate[64]]),
+            above=0.0,
+        ),
+        Check(
+            claim="Where the rate is held high instead of tuned, the larger batch is the better one.",
+            statistic=f"accuracy at equal epochs, batch 512 minus 64, both at rate {LION_RATES[-1]}, points",
+            estimate=difference_of(lion[512][LION_RATES[-1]], lion[64][LION_RATES[-1]]),
+            above=0.0,
+        ),
+    ]
+    epochs = runs.of(f"{EPOCHS}, 64")[0].record.config["trainer"]["max_epochs"]
+    updates = runs.of(f"{UPDATES}, 64")[0].record.config["trainer"]["max_steps"]
+    caption = (
+        f"CIFAR-10 at few pixels, {whole:,} training images, {seeds_text(seeds)}, bars: lowest to highest seed. Rates"
+        f" tuned for each size on another seed. Top left: one hidden layer, SGD with momentum, after {epochs} epochs"
+        f" and after {updates} updates. Top right: cost of a training loss of {TARGET_LOSS}, relative to a batch of 64."
+        " Bottom left: the tuning at equal epochs. Bottom right: Lion at a bottleneck MLP,"
+        f" {runs.of('lion, 64')[0].record.config['trainer']['max_epochs']} epochs, rates held."
+    )
+    tuning = {size: _tuning(runs, EPOCHS, size) for size in sizes}
+    return Outcome(
+        checks=checks,
+        picture=Picture(
+            title="How large a batch?",
+            caption=caption,
+            panels=[
+                accuracy_panel({f"{epochs} epochs": few, f"{updates} updates": equal}),
+                cost_panel(costs),
+                tuning_panel(tuning),
+                held_panel(lion),
+            ],
+        ),
+        columns=[
+            *("batch", f"accuracy after {epochs} epochs, %", "rate", f"accuracy after {updates} updates, %", "rate"),
+            *(f"updates to loss {TARGET_LOSS}", "samples", "seconds", "seeds"),
+        ],
+        rows=[_row(runs, accuracy, costs, size) for size in sizes],
+        notes=_notes(runs, accuracy, sizes, best_rate),
+    )
+
+
+def _costs(runs: StudyRuns, size: int, seeds: Sequence[int]) -> list[Cost]:
+    """Return the cost of the target for each seed, by the run that came there first; empty if a seed never did."""
+    found = []
+    for seed in seeds:
+        of_seed = [run for way in RATES for run in runs.of(f"{way}, {size}") if run.seed == seed]
+        known = [cost for run in of_seed if (cost := cost_to(run.record, loss=TARGET_LOSS, batch=size)) is not None]
+        if not known:
+            return []
+        found.append(min(known, key=lambda cost: cost.updates))
+    return found
+
+
+def _times_as_long(first: Sequence[Cost], second: Sequence[Cost]) -> Estimate:
+    """Return the ratio of seconds, seed by seed; not a number where the target was not reached."""
+    if not first or not second:
+        return Estimate(value=math.nan, low=math.nan, high=math.nan, n=0)
+    return mean_of([one.seconds / other.seconds for one, other in zip(first, second, strict=True)])
+
+
+def _lion(runs: StudyRuns, size: int, rate: float) -> list[StudyRun]:
+    return [run for run in runs.of(f"lion, {size}", {"optimizer.rate": str(rate)}) if run.seed != TUNING_SEED]
+
+
+def _best_lion_rate(runs: StudyRuns, size: int) -> float:
+    tuning = [run for run in runs.of(f"lion, {size}") if run.seed == TUNING_SEED]
+    return float(max(tuning, key=lambda run: run.metric(ACCURACY)).options["optimizer.rate"])
+
+
+def _tuning(runs: StudyRuns, way: str, size: int) -> dict[float, float]:
+    """Return the accuracy of each rate, in percent."""
+    found = runs.of(f"tuning, {way}, {size}")
+    return {float(run.options["optimizer.rate"]): 100 * run.metric(ACCURACY) for run in found}
+
+
+def _row(
+    runs: StudyRuns,
+    accuracy: Mapping[str, Mapping[int, Sequence[float]]],
+    costs: Mapping[int, Sequence[Cost]],
+    size: int,
+) -> list[Any]:
+    of_size = costs[size]
+    spent = ["not reached"] * 3
+    if of_size:
+        updates, samples = [cost.updates for cost in of_size], [cost.samples for cost in of_size]
+        seconds = spread_text([cost.seconds for cost in of_size], decimals=3)
+        spent = [spread_text(updates, decimals=0), spread_text(samples, decimals=0), seconds]
+    return [
+        size,
+        *(spread_text(accuracy[EPOCHS][size]), tuned_rate(runs, EPOCHS, size)),
+        *(spread_text(accuracy[UPDATES][size]), tuned_rate(runs, UPDATES, size)),
+        *spent,
+        len(accuracy[EPOCHS][size]),
+    ]
+
+
+def _notes(
+    runs: StudyRuns,
+    accuracy: Mapping[str, Mapping[int, Sequence[float]]],
+    sizes: Sequence[int],
+    best_rate: Mapping[int, float],
+) -> list[str]:
+    best = {way: max(sizes, key=lambda size: sum(accuracy[way][size])) for way in RATES}
+    ends = [
+        f"{size} ({way})"
+        for way in RATES
+        for size in sizes
+        if float(tuned_rate(runs, way, size)) in (min(_tuning(runs, way, size)), max(_tuning(runs, way, size)))
+    ]
+    told = ", ".join(f"{rate} at {size}" for size, rate in best_rate.items())
+    return [
+        f"Best at equal epochs: {best[EPOCHS]}; at equal updates: {best[UPDATES]}.",
+        f"Rates of Lion that were best on the tuning seed: {told}.",
+        f"Sizes whose tuned rate is at an end of its grid: {', '.join(ends) if ends else 'none'}.",
+    ]
+
+
+STUDY = Study(
+    name="batch-size",
+    title="The size of a batch",
+    claim="Batches of 32 or 64 samples, rarely more than 128, are the best; for MLPs larger ones are better still.",
+    question="The lecture says the first, the paper on scaling MLPs the second: when is each right?",
+    groups=groups,
+    follow_up=follow_up,
+    measure=measure,
+    seeds={Scale.laptop: 3, Scale.gpu: 5},
+)
