@@ -2,7 +2,17 @@
 
 from __future__ import annotations
 
-from pipeline.studies import activations, gradient_noise, linear_limits, permutation, random_labels, width_transfer
+from pipeline.studies import (
+    activations,
+    batch_size,
+    gradient_noise,
+    linear_limits,
+    perceptron,
+    permutation,
+    random_labels,
+    scaling,
+    width_transfer,
+)
 from pipeline.studies.study import Study
 
 # In the order of the lecture.
@@ -10,9 +20,12 @@ STUDIES: dict[str, Study] = {
     study.name: study
     for study in (
         linear_limits.STUDY,
+        perceptron.STUDY,
         activations.STUDY,
         gradient_noise.STUDY,
+        batch_size.STUDY,
         random_labels.STUDY,
+        scaling.STUDY,
         permutation.STUDY,
         width_transfer.STUDY,
     )
