@@ -4,19 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
-import torch
-
 from pipeline.studies.estimate import difference_of, mean_of
+from pipeline.studies.plane import PLANE, shares_over_plane
 from pipeline.studies.study import Group, Outcome, Picture, Scale, Study, StudyRun, StudyRuns, spread_text
 from pipeline.studies.verdict import Check
 from pipeline.track.plots import Axis, Field, Panel, Series, seeds_text
-from pipeline.trained import build_trained, open_trained
+from pipeline.trained import open_trained
 
 LINEAR, HIDDEN = "logistic_regression", "mlp"
 ACCURACY = "val/top1_frac"
-# Points of the plane on a grid of every second level, 0 to 254.
-LEVELS = np.arange(0, 256, 2)
 
 
 def groups(scale: Scale, seeds: str) -> Sequence[Group]:
@@ -102,17 +98,16 @@ def measure(runs: StudyRuns) -> Outcome:
 
 def _boundary(run: StudyRun, *, title: str) -> Panel:
     """Draw the share that a run's model gives to the outer ring, over the plane."""
-    trained = open_trained(run.record.folder)
-    grid = np.stack(np.meshgrid(LEVELS, LEVELS), axis=-1).reshape(-1, 2)
-    mean, std = (torch.tensor(values) for values in (trained.facts.mean, trained.facts.std))
-    with torch.no_grad():
-        logits = build_trained(trained)((torch.from_numpy(grid).float() - mean) / std)
-    shares = logits.softmax(dim=1)[:, 1].reshape(len(LEVELS), len(LEVELS)).tolist()
     return Panel(
-        x=Axis(label="x", limits=(0, 255)),
-        y=Axis(label="y", limits=(0, 255)),
+        x=Axis(label="x", limits=PLANE[:2]),
+        y=Axis(label="y", limits=PLANE[2:]),
         series=[],
-        field=Field(values=shares, extent=(0, 255, 0, 255), label="share given to the outer ring", limits=(0.0, 1.0)),
+        field=Field(
+            values=shares_over_plane(open_trained(run.record.folder)),
+            extent=PLANE,
+            label="share given to the outer ring",
+            limits=(0.0, 1.0),
+        ),
         title=f"{title}: {100 * run.metric(ACCURACY):.0f} % right",
     )
 
