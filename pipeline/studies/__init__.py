@@ -5,6 +5,7 @@ from __future__ import annotations
 from pipeline.studies import (
     activations,
     batch_size,
+    depth_and_data,
     gradient_noise,
     linear_limits,
     memory,
@@ -25,6 +26,7 @@ STUDIES: dict[str, Study] = {
         perceptron.STUDY,
         activations.STUDY,
         overfitting.STUDY,
+        depth_and_data.STUDY,
         memory.STUDY,
         gradient_noise.STUDY,
         batch_size.STUDY,
