@@ -8,10 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pipeline.compose import compose
+from pipeline.config import TRAIN_SCHEMAS, TrainConfig
+from pipeline.studies.data_sets import DATA_SETS
 from pipeline.studies.first_layer import DRAWN_SIDE, Weights, neighbour_correlation, units
 from pipeline.studies.permutation import ACCURACY, FLIPS, FLIPS_FIRST, FLIPS_LAST, PLAIN, SHUFFLED, groups, measure
 from pipeline.studies.study import Scale, StudyRun, StudyRuns
 from pipeline.studies.verdict import Verdict, verdict_of
+from pipeline.track.plots import save_plot
 from pipeline.track.run_reading import RunRecord, Series, read_run
 from runs import train_here
 from tiny_data import prepare_here
@@ -61,6 +65,16 @@ def test_every_group_of_a_seed_has_the_options_that_its_name_says() -> None:
         assert ("model.input_shuffle_seed=3" in group.options) == (group.name in (SHUFFLED, FLIPS_FIRST))
         assert ("augment.flip=true" in group.options) == (group.name in (FLIPS, FLIPS_FIRST, FLIPS_LAST))
         assert group.data.endswith("-shuffled") == (group.name == FLIPS_LAST)
+
+
+@pytest.mark.parametrize("scale", Scale)
+def test_the_options_of_every_group_are_trainings_own(scale: Scale) -> None:
+    for group in groups(scale, "4"):
+        assert group.data in DATA_SETS
+        config: TrainConfig = compose("train", TRAIN_SCHEMAS, ["data.path=x", *group.options])
+        assert config.model.input_shuffle_seed == (4 if group.name in (SHUFFLED, FLIPS_FIRST) else None)
+        assert config.augment.flip == (group.name in (FLIPS, FLIPS_FIRST, FLIPS_LAST))
+        assert config.augment.crop_padding == 0
 
 
 @pytest.fixture(scope="module")
@@ -123,8 +137,6 @@ def test_weights_put_back_vary_as_smoothly_as_those_that_were_never_shuffled(rec
 
 
 def test_the_whole_outcome_can_be_drawn(records: dict[str, RunRecord], tmp_path: Path) -> None:
-    from pipeline.track.plots import save_plot
-
     picture = measure(runs_of(records, dict.fromkeys(NAMES, 50.0))).picture
     save_plot(tmp_path / "figure.png", picture.panels, title=picture.title, caption=picture.caption)
     assert (tmp_path / "figure.png").stat().st_size > 10_000
