@@ -120,7 +120,7 @@ def draw_as_trained(*, num_samples: int, size: int, num_draws: int, seed: int) -
 
 
 def batch_errors(gradients_NP: torch.Tensor, samples_MB: torch.Tensor) -> BatchErrors:
-    """Measure the batches that these samples make."""
+    """Measure the batches that these samples make, two or more."""
     full_P = gradients_NP.mean(dim=0)
     num_draws, size = samples_MB.shape
     # A product with the number of times that each sample was drawn: of large batches ten times as fast as a gather.

@@ -20,8 +20,6 @@ from pipeline.studies.verdict import Check
 from pipeline.track.plots import Axis, Panel, Series, seeds_text
 
 RUNS = "images"
-# Sizes of batch in the table.
-SHOWN = (1, 64, 1024)
 
 
 def groups(scale: Scale, seeds: str) -> Sequence[Group]:
@@ -99,14 +97,19 @@ def conclude(measured: Sequence[Measured]) -> Outcome:
     return Outcome(
         checks=checks,
         picture=picture_of(measured),
-        columns=["weights", "noise scale, images (mean ± sd)", *(f"cosine, B = {size}" for size in SHOWN), "seeds"],
+        columns=[
+            "weights",
+            "noise scale, images (mean ± sd)",
+            *(f"cosine, B = {size}" for size in as_trained[0]),
+            "seeds",
+        ],
         rows=[
             [
                 name,
                 spread_text([run.moments[name].exact.images for run in measured], decimals=0),
                 *(
                     spread_text([run.moments[name].drawn[AS_TRAINED][size].cosine for run in measured], decimals=3)
-                    for size in SHOWN
+                    for size in as_trained[0]
                 ),
                 len(measured),
             ]

@@ -9,6 +9,7 @@ Axes: N samples, D input features, P parameters, M batches drawn, B samples of e
 
 from __future__ import annotations
 
+import math
 import statistics
 from dataclasses import dataclass
 
@@ -80,9 +81,9 @@ class Measured:
         return statistics.fmean(noise.trace for noise in inside) / statistics.fmean(noise.signal_sq for noise in inside)
 
     def own_to_exact(self) -> float:
-        """Return the run's last noise scale over the exact one."""
-        step, scale = [(at, value) for at, value in zip(self.steps, self.scales, strict=True) if value is not None][-1]
-        return scale / self.window_scale(step)
+        """Return the run's last noise scale over the exact one; nan where it could never tell one."""
+        told = [(step, scale) for step, scale in zip(self.steps, self.scales, strict=True) if scale is not None]
+        return told[-1][1] / self.window_scale(told[-1][0]) if told else math.nan
 
     def error_shares(self, way: str) -> dict[int, float]:
         """Return |g_B - G|^2 over tr(Sigma) by size, the mean over moments."""
