@@ -8,19 +8,23 @@ data_panel(lowest)
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from pipeline.studies.estimate import Estimate
-from pipeline.studies.power_law import Losses, PowerLaw
+from pipeline.studies.power_law import Floats, Losses, PowerLaw
 from pipeline.track.plots import Axis, Panel, Series
 
 # Parameters that are best for a compute: Bachmann, Anagnostidis, Hofmann 2023, "Scaling MLPs" (arXiv 2306.13575).
 PAPER_EXPONENT = 0.35
 NUM_SHOWN = 5
 COMPUTE, LOSS = Axis(label="compute", unit="FLOP", log=True), Axis(label="validation loss", unit="nats")
+# Share of a panel that is left free below the curves, for the names of many series.
+FREE_FRAC = 0.45
 
 
 def compute_panel(table: Losses, law: PowerLaw) -> Panel:
@@ -33,7 +37,7 @@ def compute_panel(table: Losses, law: PowerLaw) -> Panel:
     fitted = [law.at(value) for value in compute]
     return Panel(
         x=COMPUTE,
-        y=LOSS,
+        y=_with_room(table.losses_SC),
         series=[*series, Series(x=compute, y=fitted, label="law", line=False, colour=len(series) - 1)],
         title=f"loss = {law.floor:.2f} + {law.scale:.3g} FLOP^-{law.exponent:.2f}",
         ordered=True,
@@ -47,7 +51,7 @@ def size_panel(table: Losses) -> Panel:
     sizes = table.parameters_S.tolist()
     return Panel(
         x=Axis(label="parameters", log=True),
-        y=LOSS,
+        y=_with_room(table.losses_SC[:, shown]),
         series=[
             Series(x=sizes, y=table.losses_SC[:, place].tolist(), label=f"{table.compute_C[place]:.1e} FLOP")
             for place in shown
@@ -70,8 +74,8 @@ def best_panel(table: Losses, seeds: Sequence[Losses], exponent: Estimate) -> Pa
         return values
 
     return Panel(
-        x=COMPUTE,
-        y=Axis(label="best number of parameters", log=True),
+        x=replace(COMPUTE, ticks=_ticks(places)),
+        y=Axis(label="best number of parameters", log=True, ticks=_ticks(sizes[known].tolist())),
         series=[
             Series(
                 x=places,
@@ -105,6 +109,24 @@ def data_panel(lowest: Mapping[tuple[int, int], Mapping[int, float]]) -> Panel:
                 colour=number,
             )
         )
+    counts = sorted({samples for samples, _ in lowest})
     return Panel(
-        x=Axis(label="training samples", log=True), y=LOSS, series=series, title="Data and width", ordered=True
+        x=Axis(label="training samples", log=True, ticks={count: f"{count:,}" for count in counts}),
+        y=LOSS,
+        series=series,
+        title="Data and width",
+        ordered=True,
     )
+
+
+def _with_room(losses: Floats) -> Axis:
+    low, high = float(np.nanmin(losses)), float(np.nanmax(losses))
+    return replace(LOSS, limits=(low - FREE_FRAC * (high - low), None))
+
+
+def _ticks(values: Sequence[float]) -> dict[float, str]:
+    """Return one, two and five of each power of ten from just under the values to just over them, as 5e+09."""
+    decades = range(math.floor(math.log10(min(values))), math.ceil(math.log10(max(values))) + 1)
+    round_ones = [digit * 10.0**power for power in decades for digit in (1, 2, 5)]
+    kept = [value for value in round_ones if min(values) / 1.5 <= value <= max(values) * 1.5]
+    return {value: f"{value:,.0f}" if value < 1e6 else f"{value:.0e}" for value in kept}
