@@ -159,6 +159,9 @@ def test_a_study_declares_runs_that_compose(declared: Study, scale: Scale) -> No
     for group in declared.groups(scale, seeds):
         assert group.data in data_sets.DATA_SETS
         swept = read_swept([f"data.path=data/{group.data}", *group.options])
-        num_runs += len(resolved(swept.fixed, points(swept.axes)))
+        found = points(swept.axes)
+        num_runs += len(found)
+        # To compose takes tens of milliseconds; what lies between differs in nothing but numbers.
+        assert resolved(swept.fixed, found[:: max(1, len(found) - 1)])
     # What a follow-up is decided by has a seed of its own; a group may be of one seed.
     assert num_runs % (declared.seeds[scale] if declared.follow_up is None else 1) == 0
