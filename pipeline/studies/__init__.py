@@ -14,6 +14,7 @@ from pipeline.studies import (
     permutation,
     random_labels,
     scaling,
+    universal_approximation,
     width_transfer,
 )
 from pipeline.studies.study import Study
@@ -25,6 +26,7 @@ STUDIES: dict[str, Study] = {
         linear_limits.STUDY,
         perceptron.STUDY,
         activations.STUDY,
+        universal_approximation.STUDY,
         overfitting.STUDY,
         depth_and_data.STUDY,
         memory.STUDY,

@@ -36,6 +36,16 @@ DATA_SETS: Mapping[str, tuple[str, ...]] = {
         *("source.samples=200", "source.val_samples=2000"),
     ),
     "rings": ("source=points", "source.samples=2000", "source.val_samples=2000"),
+    "function-waves": ("source=function", "source.function=waves", "source.samples=8192", "source.val_samples=4096"),
+    "function-hills": ("source=function", "source.function=hills", "source.samples=8192", "source.val_samples=4096"),
+    "function-noisy": (
+        *("source=function", "source.function=waves", "source.noise=0.3"),
+        *("source.samples=4096", "source.val_samples=4096"),
+    ),
+    "function-noisy-many": (
+        *("source=function", "source.function=waves", "source.noise=0.3"),
+        *("source.samples=65536", "source.val_samples=4096"),
+    ),
 }
 
 
