@@ -33,6 +33,8 @@ SOLVED = 1e-12
 MARGIN_STEPS = 50_000
 # The margin that was found is at most so much below the largest.
 MARGIN_PRECISION = 1e-3
+# Of the largest feature: a hull that is as near to the origin as that touches it.
+TOUCHING = 1e-9
 
 
 def unit_of(model: nn.Module) -> Float64Array:
@@ -85,11 +87,14 @@ def find_margin(pixels_ND: npt.NDArray[np.floating], labels_N: npt.NDArray[np.in
     """
     sides_NE = with_bias(pixels_ND) * np.where(labels_N == 1, 1.0, -1.0)[:, None]
     nearest_E = sides_NE.mean(axis=0)
+    scale = float(np.abs(sides_NE).max())
     margin = -np.inf
     for _ in range(MARGIN_STEPS):
         heights_N = sides_NE @ nearest_E
         lowest = int(heights_N.argmin())
         length = float(np.linalg.norm(nearest_E))
+        if length < TOUCHING * scale:
+            break  # the origin is in the hull
         margin = max(margin, float(heights_N[lowest]) / length)
         if margin >= (1 - MARGIN_PRECISION) * length:
             break

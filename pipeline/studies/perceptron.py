@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 
+from pipeline.shards.errors import UserError
 from pipeline.studies.estimate import mean_of
 from pipeline.studies.linear_units import distance_by_epoch, mistakes_bound, mistakes_by_epoch, unit_of
 from pipeline.studies.measuring import models_along, training_samples
@@ -145,8 +146,11 @@ def measure(runs: StudyRuns) -> Outcome:
 def _bound(run: StudyRun) -> float:
     pixels_ND, labels_N = training_samples(open_trained(run.record.folder))
     bound = mistakes_bound(pixels_ND.numpy(), labels_N.numpy())
-    # A set that turns out to be inseparable has none, and then the claim fails by itself.
-    return float("nan") if bound is None else bound
+    if bound is None:
+        raise UserError(
+            f"{run.group}: no plane separates the samples of {run.record.folder}, as the study takes them to"
+        )
+    return bound
 
 
 def _num_samples(run: StudyRun) -> int:
