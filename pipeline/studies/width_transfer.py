@@ -249,5 +249,5 @@ STUDY = Study(
     question="How does the best learning rate move with the width, in the standard parametrisation and with muP?",
     groups=groups,
     measure=measure,
-    seeds={Scale.laptop: 3, Scale.gpu: 3},
+    seeds={Scale.laptop: 5, Scale.gpu: 3},
 )
