@@ -62,7 +62,7 @@ def gradient_and_curvatures(
         torch.cat([part.flatten() for part in torch.autograd.grad(value, parameters, retain_graph=True)])
         for value in gradient_P
     ]
-    return float(gradient_P.norm()), torch.linalg.eigvalsh(torch.stack(rows).double()).tolist()
+    return float(gradient_P.detach().norm()), torch.linalg.eigvalsh(torch.stack(rows).double()).tolist()
 
 
 def num_different_units(model: nn.Module) -> int:
