@@ -25,15 +25,16 @@ DATA_SETS: Mapping[str, tuple[str, ...]] = {
     "cifar10-shuffled": ("layout.pixel_shuffle_seed=1",),
     # 20,000 images of four classes at 64x64, 330 MB in shards of 1 MB: for reading under a cap on memory.
     "cifar10-64": ("classes=[airplane,automobile,ship,truck]", "layout.resolution=64", "layout.shard_bytes=1048576"),
-    # Two of its classes, in 64 values.
+    # Two of its classes, in 64 values; deer and truck are told apart more easily.
+    "deer-truck-8": ("classes=[deer,truck]", "layout.resolution=8", "layout.channels=grey"),
     "pair-8": ("classes=[airplane,ship]", "layout.resolution=8", "layout.channels=grey"),
     "points-apart": (
         *("source=points", "source.shape=halves", "source.gap=0.02"),
-        *("source.samples=200", "source.val_samples=2000"),
+        *("source.samples=2000", "source.val_samples=2000"),
     ),
     "points-mixed": (
         *("source=points", "source.shape=halves", "source.gap=-0.1"),
-        *("source.samples=200", "source.val_samples=2000"),
+        *("source.samples=2000", "source.val_samples=2000"),
     ),
     "rings": ("source=points", "source.samples=2000", "source.val_samples=2000"),
     "function-waves": ("source=function", "source.function=waves", "source.samples=8192", "source.val_samples=4096"),

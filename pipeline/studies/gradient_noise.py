@@ -29,7 +29,8 @@ def groups(scale: Scale, seeds: str) -> Sequence[Group]:
             name=RUNS,
             data="cifar10-8",
             options=(
-                *(f"seed={seeds}", f"data.train_samples={samples}", "batch.size=64", "trainer.max_epochs=12"),
+                *(f"seed={seeds}", f"data.train_samples={samples}", "data.subset_seed=${seed}"),
+                *("batch.size=64", "trainer.max_epochs=12"),
                 *("model=mlp", f"model.hidden={hidden}", "augment=none", "schedule=constant"),
                 *("optimizer=sgd", "optimizer.rate=0.05", "optimizer.momentum=0.9"),
                 *(f"checkpoint.every_steps={CHECKPOINT_STEPS}", "checkpoint.keep=1000"),
