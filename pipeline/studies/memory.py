@@ -7,7 +7,7 @@ The set, training and validation together, is ten times that.
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from pipeline.studies.estimate import difference_of, mean_of, slope_of
 from pipeline.studies.memory_reading import LOSS, MB, Reading, largest_difference, read_back
@@ -54,7 +54,11 @@ def groups(scale: Scale, seeds: str) -> Sequence[Group]:
 
 
 def measure(runs: StudyRuns) -> Outcome:
-    readings = {name: [read_back(run) for run in runs.of(name)] for name in TOLD}
+    return conclude(runs, {name: [read_back(run) for run in runs.of(name)] for name in TOLD})
+
+
+def conclude(runs: StudyRuns, readings: Mapping[str, Sequence[Reading]]) -> Outcome:
+    """Return what follows from the runs and from what each read; by seed."""
     peaks = {name: [reading.peak_mb for reading in found] for name, found in readings.items()}
     above = {
         name: [peak - base for peak, base in zip(found, peaks[EMPTY], strict=True)] for name, found in peaks.items()
@@ -82,7 +86,9 @@ def measure(runs: StudyRuns) -> Outcome:
         Check(
             claim="Each image is read once in each epoch.",
             statistic="images and epochs in which one was not read exactly once",
-            estimate=mean_of([a.num_not_once + b.num_not_once for a, b in zip(*_both(readings), strict=True)]),
+            estimate=mean_of(
+                [a.num_not_once + b.num_not_once for a, b in zip(readings[CAPPED], readings[JUMPING], strict=True)]
+            ),
             below=0.5,
         ),
         Check(
@@ -112,7 +118,7 @@ def measure(runs: StudyRuns) -> Outcome:
             f"{first.epoch_mb:,.0f} MB of training images under a cap of {cap_mb:.0f} MB, {first.epoch_mb / cap_mb:.1f}"
             f" times that. The net and its batches alone take {statistics.fmean(peaks[EMPTY]):,.0f} MB.",
             f"Under the cap {slower.value:+,.0f} images/s ({slower.low:+,.0f} to {slower.high:+,.0f}) against the"
-            f" whole set in memory, {statistics.fmean(speeds[WHOLE]):,.0f} images/s; a disk that is slower than training"
+            f" whole set in memory, {statistics.fmean(speeds[WHOLE]):,.0f} images/s; a disk slower than training"
             " would be waited for.",
             "Windows shuffle within a few shards at a time and read each once an epoch, in long runs. A shuffle of the"
             " whole set under the same cap jumps over the disk:"
@@ -132,11 +138,9 @@ def _part(
     return [read[place] / 100 for place in places], [[run.memory_mb[place] for place in places] for run in readings]
 
 
-def _both(readings: dict[str, list[Reading]]) -> tuple[list[Reading], list[Reading]]:
-    return readings[CAPPED], readings[JUMPING]
-
-
-def _picture(runs: StudyRuns, readings: dict[str, list[Reading]], speeds: dict[str, list[float]]) -> Picture:
+def _picture(
+    runs: StudyRuns, readings: Mapping[str, Sequence[Reading]], speeds: Mapping[str, Sequence[float]]
+) -> Picture:
     base_mb = statistics.fmean(reading.peak_mb for reading in readings[EMPTY])
     first, seeds = readings[CAPPED][0], [run.seed for run in runs.of(CAPPED)]
     caption = (
@@ -192,7 +196,7 @@ def _losses(runs: StudyRuns) -> Panel:
     )
 
 
-def _speeds(speeds: dict[str, list[float]]) -> Panel:
+def _speeds(speeds: Mapping[str, Sequence[float]]) -> Panel:
     names = (WHOLE, CAPPED, JUMPING)
     return Panel(
         x=Axis(label="", ticks=dict(enumerate(["in memory", "capped", "capped, full order"])), limits=(-0.5, 2.5)),
