@@ -12,7 +12,7 @@ from pipeline.build_optimizer import peak_rate
 from pipeline.build_order import TrainingOrder
 from pipeline.config import TrainConfig
 from pipeline.planning.rows import flop_text
-from pipeline.run_folder import CHECKPOINT_FOLDER, SUMMARY_FILE
+from pipeline.run_folder import CHECKPOINT_FOLDER, RUNS_FOLDER, SUMMARY_FILE
 from pipeline.track.metric_log import METRICS_FILE
 from pipeline.track.report.run_page import REPORT_FILE
 from pipeline.world import World
@@ -47,7 +47,9 @@ def summary_text(summary: dict[str, Any]) -> str:
     advice = ""
     if "batch_advice" in summary:
         advice = textwrap.fill(f"batch       {summary['batch_advice']}", width=110, subsequent_indent=" " * 12) + "\n"
-    report = f", {REPORT_FILE}" if (folder / REPORT_FILE).is_file() else ""
+    report = folder / REPORT_FILE
+    page = f"open {report}; " if report.is_file() else ""
+    where = "" if folder.resolve().is_relative_to(RUNS_FOLDER.resolve()) else f' ARGS="runs=[{folder}]"'
     ranks = "1 rank" if summary["world_size"] == 1 else f"{summary['world_size']} ranks"
     images = f"of {summary['val/samples']:,.0f} validation images"
     top5 = f"top-5 {100 * summary['val/top5_frac']:.2f} %, " if "val/top5_frac" in summary else ""
@@ -64,7 +66,8 @@ def summary_text(summary: dict[str, Any]) -> str:
         f" {100 * summary['rate/data_wait_frac']:.2f} % of the time waiting for data,"
         f" {summary['wall_s']:.0f} s in all\n"
         f"{compute}{bounded}{advice}"
-        f"run         {folder} ({METRICS_FILE}, {SUMMARY_FILE}, {CHECKPOINT_FOLDER}/{report})\n"
+        f"run         {folder} ({METRICS_FILE}, {SUMMARY_FILE}, {CHECKPOINT_FOLDER}/)\n"
+        f"look        {page}make dashboard{where}\n"
         f'next        make evaluate ARGS="run={folder}"\n'
     )
 

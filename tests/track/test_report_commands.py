@@ -85,14 +85,19 @@ def test_what_makes_no_sense_is_one_line(main: object, options: list[str], messa
     assert "\n" not in str(error.value)
 
 
-def test_training_ends_with_a_report_of_what_it_wrote(synthetic: DataSet, tmp_path: Path) -> None:
+def test_training_ends_with_a_report_of_what_it_wrote_and_tells_where_to_look(
+    synthetic: DataSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     summary = train_here(synthetic.root, tmp_path / "run", "trainer.max_epochs=1")
     page = (tmp_path / "run" / "report.html").read_text()
     assert f"{100 * summary['val/top1_frac']:.2f} %" in page
     assert "Not finished" not in page
-    assert "report.html" in summary_text(summary)
-    train_here(synthetic.root, tmp_path / "other", "trainer.max_epochs=1", "track.report=false")
-    assert not (tmp_path / "other" / "report.html").exists()
+    where = f'make dashboard ARGS="runs=[{tmp_path / "run"}]"'
+    assert f"look        open {tmp_path / 'run'}/report.html; {where}\n" in summary_text(summary)
+    monkeypatch.chdir(tmp_path)
+    without = train_here(synthetic.root, Path("runs/0001"), "trainer.max_epochs=1", "track.report=false")
+    assert not Path("runs/0001/report.html").exists()
+    assert "look        make dashboard\n" in summary_text(without)
 
 
 @pytest.mark.slow
