@@ -11,12 +11,12 @@ seed that is reported nowhere.
 
 from __future__ import annotations
 
-import math
 import statistics
 from collections.abc import Sequence
 
 from pipeline.studies.estimate import Estimate, difference_of, mean_of
-from pipeline.studies.study import Group, Outcome, Picture, Scale, Study, StudyRun, StudyRuns, spread_text
+from pipeline.studies.layer_gradients import first_over_last, gradient_norms, gradient_panel, share_passed
+from pipeline.studies.study import Group, Outcome, Picture, Scale, Study, StudyRuns, spread_text
 from pipeline.studies.verdict import Check
 from pipeline.track.plots import Axis, Mark, Panel, Series, seeds_text
 
@@ -29,8 +29,6 @@ RATES = ("0.004", "0.02", "0.1")
 TUNING_SEED = 1000
 # Sigmoid units whose inputs are brought to mean 0 and variance 1 over each batch: in the deepest net alone.
 NORMED = "sigmoid, batch norm"
-# Below this a gradient is what is left of numbers too small for float32: no slope is read off it.
-LEAST_GRADIENT = 1e-30
 CHANCE = 10.0
 
 
@@ -131,7 +129,10 @@ def measure(runs: StudyRuns) -> Outcome:
                 " too small for float32 is left out. Right: accuracy on the test images after training, each point at"
                 f" the best of {len(RATES)} rates, found on another seed."
             ),
-            panels=[_gradient_panel(gradients), _accuracy_panel(accuracies)],
+            panels=[
+                gradient_panel({kind: gradients[kind] for kind in INITS}, title=f"Gradient, {DEEP} layers"),
+                _accuracy_panel(accuracies),
+            ],
         ),
         columns=[
             "units",
@@ -141,57 +142,6 @@ def measure(runs: StudyRuns) -> Outcome:
         ],
         rows=[_row(kind, gradients[kind], passed[kind], accuracies) for kind in (*INITS, NORMED)],
         notes=_notes(passed, accuracies),
-    )
-
-
-def gradient_norms(run: StudyRun) -> list[float]:
-    """Return the norm of the gradient of each hidden layer's weights at the first step, input to output."""
-    depth = int(run.record.config["model"]["depth"])
-    series = run.record.series
-    return [series[f"layers/weight_grad_norm/{layer}.linear"].values[0] or 0.0 for layer in range(depth)]
-
-
-def share_passed(norms: Sequence[float]) -> float:
-    """Return by what the gradient is multiplied from a layer to the one before it: exp(-slope) of log norm over layer.
-
-    The first layer is left out, whose matrix has another shape; and layers with no gradient left. With fewer than two
-    layers to compare the share is nan.
-    """
-    kept = {layer: norm for layer, norm in enumerate(norms) if layer and norm > LEAST_GRADIENT}
-    if len(kept) < 2:
-        return math.nan
-    line = statistics.linear_regression(list(kept), [math.log(norm) for norm in kept.values()])
-    return math.exp(-line.slope)
-
-
-def first_over_last(norms: Sequence[float]) -> float:
-    """Return the gradient of the first layer whose matrix is square over that of the last hidden layer."""
-    return norms[1] / norms[-1] if norms[-1] else math.nan
-
-
-def _gradient_panel(gradients: dict[str, list[list[float]]]) -> Panel:
-    series: list[Series] = []
-    for place, kind in enumerate(INITS):
-        columns = list(zip(*gradients[kind], strict=True))
-        kept = [[norm if norm > LEAST_GRADIENT else math.nan for norm in column] for column in columns]
-        series.append(
-            Series(
-                label=kind,
-                x=list(range(1, DEEP + 1)),
-                y=[
-                    statistics.geometric_mean(column) if all(map(math.isfinite, column)) else math.nan
-                    for column in kept
-                ],
-                low=[min(column) for column in kept],
-                high=[max(column) for column in kept],
-                colour=place,
-            )
-        )
-    return Panel(
-        x=Axis(label="hidden layer, 1 next to the input"),
-        y=Axis(label="norm of the gradient at the first step", log=True),
-        series=series,
-        title=f"Gradient, {DEEP} layers",
     )
 
 
@@ -207,7 +157,6 @@ def _accuracy_panel(accuracies: dict[tuple[str, int], list[float]]) -> Panel:
                 y=[statistics.fmean(values) for values in found],
                 low=[min(values) for values in found],
                 high=[max(values) for values in found],
-                colour=len(series),
             )
         )
     return Panel(

@@ -22,14 +22,12 @@ from pipeline.studies.activations import (
     TUNING_SEED,
     best_rate,
     cases,
-    first_over_last,
     follow_up,
-    gradient_norms,
     group_name,
     groups,
     measure,
-    share_passed,
 )
+from pipeline.studies.layer_gradients import first_over_last, gradient_norms, share_passed
 from pipeline.studies.study import Scale, StudyRun, StudyRuns
 from pipeline.studies.verdict import Verdict, verdict_of
 from pipeline.track.plots import save_plot
