@@ -79,6 +79,7 @@ def measure(runs: StudyRuns) -> Outcome:
     gradients = {kind: [gradient_norms(run) for run in runs.of(group_name(kind, DEEP))] for kind in (*INITS, NORMED)}
     passed = {kind: [share_passed(norms) for norms in found] for kind, found in gradients.items()}
     seeds = [run.seed for run in runs.of(group_name("sigmoid", DEEP))]
+    config = runs.of(group_name("sigmoid", DEEP))[0].record.config["model"]
     checks = [
         Check(
             claim="A layer of sigmoid units passes on a quarter of the gradient at most.",
@@ -124,7 +125,7 @@ def measure(runs: StudyRuns) -> Outcome:
         picture=Picture(
             title="How much of the gradient comes through, and what is learnt",
             caption=(
-                f"CIFAR-10 at 8x8 pixels, layers of one width, {seeds_text(seeds)}; bars: lowest to highest seed."
+                f"CIFAR-10, hidden layers of {config['width']} units, {seeds_text(seeds)}; bars: lowest to highest seed."
                 f" Left: norm of the gradient of each hidden layer's weights at the first step, {DEEP} layers; what is"
                 " too small for float32 is left out. Right: accuracy on the test images after training, each point at"
                 f" the best of {len(RATES)} rates, found on another seed."
@@ -196,10 +197,10 @@ def _notes(passed: dict[str, list[float]], accuracies: dict[tuple[str, int], lis
         f" without {found['sigmoid', DEEP]:.1f} %."
     )
     others = [kind for kind in INITS if kind not in ("sigmoid", "softmax")]
-    told = ", ".join(f"{kind} {found[kind, DEEP]:.1f} %" for kind in others)
+    told = ", ".join(f"{kind} {found[kind, SHALLOW]:.1f} and {found[kind, DEEP]:.1f} %" for kind in others)
     notes.append(
-        f"What is left at {DEEP} layers, in {len(accuracies['relu', DEEP])} seeds' mean: {told}; the best of all is"
-        f" {max(found.values()):.1f} %, {group_name(*max(found, key=lambda case: found[case]))}."
+        f"A gradient that passes is not all: units of the other kinds pass it on, and yet {DEEP} layers learn less in as"
+        f" many steps than {SHALLOW} ({told}). Depth pays with more steps, norms and skips."
     )
     return notes
 

@@ -60,7 +60,7 @@ def made(kind: str, depth: int, told: dict[str, tuple[float, float, float]], see
     accuracy = shallow + (deep - shallow) * DEPTHS.index(depth) / (len(DEPTHS) - 1)
     return made_run(
         group_name(kind, depth),
-        config={"seed": seed, "model": {"depth": depth}},
+        config={"seed": seed, "model": {"depth": depth, "width": 64}},
         summary={ACCURACY: accuracy + seed / 1000},
         series=gradients,
     )
