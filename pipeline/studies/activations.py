@@ -125,8 +125,8 @@ def measure(runs: StudyRuns) -> Outcome:
         picture=Picture(
             title="How much of the gradient comes through, and what is learnt",
             caption=(
-                f"CIFAR-10, hidden layers of {config['width']} units, {seeds_text(seeds)}; bars: lowest to highest seed."
-                f" Left: norm of the gradient of each hidden layer's weights at the first step, {DEEP} layers; what is"
+                f"CIFAR-10, hidden layers of {config['width']} units, {seeds_text(seeds)}; bars: lowest to highest"
+                f" seed. Left: norm of the gradient of each hidden layer's weights at the first step, {DEEP} layers; what is"
                 " too small for float32 is left out. Right: accuracy on the test images after training, each point at"
                 f" the best of {len(RATES)} rates, found on another seed."
             ),
@@ -197,10 +197,12 @@ def _notes(passed: dict[str, list[float]], accuracies: dict[tuple[str, int], lis
         f" without {found['sigmoid', DEEP]:.1f} %."
     )
     others = [kind for kind in INITS if kind not in ("sigmoid", "softmax")]
-    told = ", ".join(f"{kind} {found[kind, SHALLOW]:.1f} and {found[kind, DEEP]:.1f} %" for kind in others)
+    told = "; ".join(
+        f"{kind} {found[kind, SHALLOW]:.1f} % with {SHALLOW}, {found[kind, DEEP]:.1f} % with {DEEP}" for kind in others
+    )
     notes.append(
-        f"A gradient that passes is not all: units of the other kinds pass it on, and yet {DEEP} layers learn less in as"
-        f" many steps than {SHALLOW} ({told}). Depth pays with more steps, norms and skips."
+        f"A gradient that passes is not all: units of the other kinds pass it on, and in as many steps {DEEP} layers"
+        f" of them learn less than {SHALLOW}: {told}."
     )
     return notes
 
