@@ -93,11 +93,14 @@ def smallest_solution(features_NP: torch.Tensor, targets_NK: torch.Tensor) -> to
     normal equations; the features must have full rank.
     """
     num_samples, num_features = features_NP.shape
+    solution_PK: torch.Tensor
     if num_features <= num_samples:
         q_NP, r_PP = torch.linalg.qr(features_NP)
-        return torch.linalg.solve_triangular(r_PP, q_NP.T @ targets_NK, upper=True)
-    q_PN, r_NN = torch.linalg.qr(features_NP.T)
-    return q_PN @ torch.linalg.solve_triangular(r_NN.T, targets_NK, upper=False)
+        solution_PK = torch.linalg.solve_triangular(r_PP, q_NP.T @ targets_NK, upper=True)
+    else:
+        q_PN, r_NN = torch.linalg.qr(features_NP.T)
+        solution_PK = q_PN @ torch.linalg.solve_triangular(r_NN.T, targets_NK, upper=False)
+    return solution_PK
 
 
 def _error(outputs_NK: torch.Tensor, labels_N: torch.Tensor) -> float:

@@ -29,6 +29,7 @@ def groups(scale: Scale, seeds: str) -> Sequence[Group]:
         *("model=mlp", "augment=none", "optimizer=adamw", "optimizer.weight_decay=0", "optimizer.rate=0.001"),
         *("track.layers_every_steps=null", "track.noise_scale_every_steps=null", "checkpoint.keep=1"),
     )
+    size: tuple[str, ...]
     if scale is Scale.laptop:
         size = (
             *("data.train_samples=2048", "model.hidden=[512,512]", "batch.size=64", "trainer.max_epochs=50"),

@@ -1,0 +1,74 @@
+"""What the study of double descent draws: errors against size, and the norm of the weights that least squares finds."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+
+from pipeline.studies.random_features import FeatureFit
+from pipeline.track.plots import Axis, Mark, Panel, Series
+
+# Errors of each seed, in %, by the width of the network.
+Errors = dict[int, list[float]]
+
+
+def network_panel(final: Errors, stopped: Errors, trained: Errors, *, just: int) -> Panel:
+    """Draw a network's errors against its width.
+
+    Args:
+        final, stopped: on new images, after the last step and at the best evaluation.
+        trained: on training images, by the labels that were trained on.
+        just: the width that has about as many weights as there are images.
+    """
+    widths = list(final)
+    return Panel(
+        x=Axis(label="width of the hidden layer", unit="units", log=True),
+        y=Axis(label="error", unit="%", limits=(0, None)),
+        series=[
+            _spread("test, trained to the end", widths, list(final.values())),
+            _spread("test, stopped early", widths, list(stopped.values())),
+            _spread("training, noisy labels", widths, list(trained.values())),
+        ],
+        marks=[Mark(x=just, label="as many weights as images")],
+        title="A network, two classes",
+    )
+
+
+def feature_panel(fits: Sequence[Sequence[FeatureFit]], counts: Sequence[int], *, samples: int, linear: float) -> Panel:
+    """Draw the errors of each seed's fits against the number of features, and that of a linear classifier, in %."""
+    at = list(zip(*fits, strict=True))
+    return Panel(
+        x=Axis(label="random features", log=True),
+        y=Axis(label="error", unit="%", limits=(0, 100)),
+        series=[
+            _spread("test", counts, [[100 * fit.test_error for fit in found] for found in at]),
+            _spread("training", counts, [[100 * fit.train_error for fit in found] for found in at]),
+        ],
+        marks=[
+            Mark(x=samples, label="as many features as images"),
+            Mark(y=linear, label="linear classifier, stopped early"),
+        ],
+        title="Least squares on random features, ten classes",
+    )
+
+
+def norm_panel(fits: Sequence[Sequence[FeatureFit]], counts: Sequence[int], *, samples: int) -> Panel:
+    """Draw the norm of each seed's fitted weights against the number of features."""
+    return Panel(
+        x=Axis(label="random features", log=True),
+        y=Axis(label="norm of the fitted weights", log=True),
+        series=[_spread("norm", counts, [[fit.norm for fit in found] for found in zip(*fits, strict=True)])],
+        marks=[Mark(x=samples, label="as many features as images")],
+        title="At the peak the only solution is a huge one",
+    )
+
+
+def _spread(label: str, x: Sequence[float], values: Sequence[Sequence[float]]) -> Series:
+    """Return means over seeds, with bars from the lowest to the highest."""
+    return Series(
+        label=label,
+        x=x,
+        y=[statistics.fmean(some) for some in values],
+        low=[min(some) for some in values],
+        high=[max(some) for some in values],
+    )
