@@ -126,9 +126,9 @@ def measure(runs: StudyRuns) -> Outcome:
             title="How much of the gradient comes through, and what is learnt",
             caption=(
                 f"CIFAR-10, hidden layers of {config['width']} units, {seeds_text(seeds)}; bars: lowest to highest"
-                f" seed. Left: norm of the gradient of each hidden layer's weights at the first step, {DEEP} layers; what is"
-                " too small for float32 is left out. Right: accuracy on the test images after training, each point at"
-                f" the best of {len(RATES)} rates, found on another seed."
+                f" seed. Left: norm of the gradient of each hidden layer's weights at the first step, {DEEP} layers;"
+                " what is too small for float32 is left out. Right: accuracy on the test images after training, each"
+                f" point at the best of {len(RATES)} rates, found on another seed."
             ),
             panels=[
                 gradient_panel({kind: gradients[kind] for kind in INITS}, title=f"Gradient, {DEEP} layers"),
