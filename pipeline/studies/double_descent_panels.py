@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Sequence
 
@@ -22,7 +23,7 @@ def network_panel(final: Errors, stopped: Errors, trained: Errors, *, just: int)
     """
     widths = list(final)
     return Panel(
-        x=Axis(label="width of the hidden layer", unit="units", log=True),
+        x=Axis(label="width of the hidden layer", unit="units", log=True, ticks=_powers_of_ten(widths)),
         y=Axis(label="error", unit="%", limits=(0, None)),
         series=[
             _spread("test, trained to the end", widths, list(final.values())),
@@ -38,7 +39,7 @@ def feature_panel(fits: Sequence[Sequence[FeatureFit]], counts: Sequence[int], *
     """Draw the errors of each seed's fits against the number of features, and that of a linear classifier, in %."""
     at = list(zip(*fits, strict=True))
     return Panel(
-        x=Axis(label="random features", log=True),
+        x=Axis(label="random features", log=True, ticks=_powers_of_ten(counts)),
         y=Axis(label="error", unit="%", limits=(0, 100)),
         series=[
             _spread("test", counts, [[100 * fit.test_error for fit in found] for found in at]),
@@ -55,12 +56,18 @@ def feature_panel(fits: Sequence[Sequence[FeatureFit]], counts: Sequence[int], *
 def norm_panel(fits: Sequence[Sequence[FeatureFit]], counts: Sequence[int], *, samples: int) -> Panel:
     """Draw the norm of each seed's fitted weights against the number of features."""
     return Panel(
-        x=Axis(label="random features", log=True),
+        x=Axis(label="random features", log=True, ticks=_powers_of_ten(counts)),
         y=Axis(label="norm of the fitted weights", log=True),
         series=[_spread("norm", counts, [[fit.norm for fit in found] for found in zip(*fits, strict=True)])],
         marks=[Mark(x=samples, label="as many features as images")],
         title="At the peak the only solution is a huge one",
     )
+
+
+def _powers_of_ten(values: Sequence[float]) -> dict[float, str]:
+    """Return ticks for a logarithmic axis of whole numbers, as people write them."""
+    powers = range(math.ceil(math.log10(min(values))), math.floor(math.log10(max(values))) + 1)
+    return {10.0**power: f"{10**power:,}" for power in powers}
 
 
 def _spread(label: str, x: Sequence[float], values: Sequence[Sequence[float]]) -> Series:
