@@ -25,8 +25,11 @@ def start_text(
     parameters = sum(parameter.numel() for parameter in module.parameters())
     dropped = f", {order.num_dropped} of each epoch left out" if order.num_dropped else ""
     device = "GPU" if world.cuda else "CPU"
+    part = "" if config.data.train_samples is None else " of the split"
+    noise = f", {100 * config.data.label_noise:g} % of their labels drawn at random" if config.data.label_noise else ""
+    places = " + ".join(config.data.places)
     text = (
-        f"{' + '.join(config.data.places)}: {order.num_samples:,} images, batch {order.batch_size:,}{dropped}\n"
+        f"{places}: {order.num_samples:,} images{part}{noise}, batch {order.batch_size:,}{dropped}\n"
         f"{type(config.model).__name__.removesuffix('Config')}: {parameters / 1e6:.2f} million parameters,"
         f" {total_steps:,} steps on {world.size} {device} rank{'s' if world.size > 1 else ''} -> {folder}\n"
     )

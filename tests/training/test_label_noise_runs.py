@@ -105,6 +105,16 @@ def test_inspection_shows_the_labels_that_were_trained_on(synthetic: DataSet, tm
     assert [sample.labels for sample in samples] == [(wanted[sample.sample_id],) for sample in samples]
 
 
+def test_the_first_line_says_that_labels_are_noisy_and_data_a_part(
+    synthetic: DataSet, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train_here(synthetic.root, tmp_path / "noisy", *NOISE, "data.train_samples=30", "trainer.max_steps=1")
+    told = "30 images of the split, 50 % of their labels drawn at random, batch 12"
+    assert told in capsys.readouterr().out.splitlines()[0]
+    train_here(synthetic.root, tmp_path / "plain", "trainer.max_steps=1", "schedule=constant")
+    assert f"{TRAIN_SAMPLES} images, batch 12" in capsys.readouterr().out.splitlines()[0]
+
+
 def test_of_a_part_of_the_split_the_labels_are_those_of_the_whole(
     synthetic: DataSet, tmp_path: Path, trained_on: Labels
 ) -> None:
