@@ -18,6 +18,8 @@ from pipeline.plan_config import PLAN_SCHEMAS
 from pipeline.planning.rows import plan_text
 from pipeline.shards.errors import UserError
 from pipeline.shards.manifest import DataSet
+from pipeline.sweeping.check_data import check_data, samples_of
+from pipeline.sweeping.resolve import resolve
 from pipeline.track.gap import GeneralisationGap
 from runs import SMALL, assert_equal_weights, metric_rows, run_ranks, sample_ids, train_here
 from synthetic_data import TRAIN_SAMPLES
@@ -131,3 +133,10 @@ def test_more_samples_than_there_are_is_one_line_and_leaves_no_folder(synthetic:
     with pytest.raises(UserError, match=f"data.train_samples=101: the split train of .* has {TRAIN_SAMPLES}"):
         train_here(synthetic.root, tmp_path / "run", f"data.train_samples={TRAIN_SAMPLES + 1}")
     assert not (tmp_path / "run").exists()
+
+
+def test_a_sweep_knows_how_many_samples_there_are(synthetic: DataSet) -> None:
+    options = [f"data.path={synthetic.root}", *SMALL, "data.train_samples=40"]
+    assert samples_of(resolve(options)) == 40
+    with pytest.raises(UserError, match="batch.size=41 is over the 40 samples"):
+        check_data(resolve([*options, "batch.size=41"]), ranks=1)
