@@ -62,7 +62,7 @@ def fit_of(run: StudyRun) -> Fit:
 
 
 def samples_of(run: StudyRun, split: str) -> tuple[FloatArray, FloatArray]:
-    """Return levels (N,) and targets (N,) of images of one pixel: of the validation split, or of what was trained on."""
+    """Return levels (N,) and targets (N,) of one-pixel images: of the validation split, or of what was trained on."""
     config = open_trained(run.record.folder).config.data
     reader = PackedReader(read_data_set(Path(config.places[0])), split)
     ids = np.arange(reader.num_samples, dtype=np.int64)

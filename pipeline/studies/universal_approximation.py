@@ -15,7 +15,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-
 from pipeline.studies.estimate import Estimate, mean_of, slope_of
 from pipeline.studies.function_fits import fit_of, fit_series, samples_of
 from pipeline.studies.study import Group, Outcome, Picture, Scale, Study, StudyRun, StudyRuns, spread_text
