@@ -3,13 +3,15 @@
     cost_to(record, loss=1.75)          # Cost(updates=61.0, samples=3904.0, seconds=0.06), or None: it never came there
 
 Rows of a run hold the mean loss of the steps since the row before, so a row stands for the middle of these. Seconds are
-those of the training itself, without evaluations. Updates against samples at different batch sizes: McCandlish et al.
+those of the training itself at the run's usual speed: without evaluations, and without the start, which for a large
+batch would be most of them. Updates against samples at different batch sizes: McCandlish et al.
 2018, "An empirical model of large-batch training" (arXiv 1812.06162); Shallue et al. 2018, "Measuring the effects of
 data parallelism on neural network training" (arXiv 1811.03600).
 """
 
 from __future__ import annotations
 
+import statistics
 from dataclasses import dataclass
 
 from pipeline.track.run_reading import RunRecord
@@ -30,19 +32,19 @@ def cost_to(record: RunRecord, *, loss: float, batch: int) -> Cost | None:
     Args:
         batch: samples in an update.
     """
-    losses, speeds = record.series["train/loss"], record.series["rate/images_per_s"]
-    speed_at = dict(zip(speeds.steps, speeds.values, strict=True))
+    losses = record.series["train/loss"]
     step, place, before = 0, 0.0, None
-    seconds = 0.0
     for row_step, value in zip(losses.steps, losses.values, strict=True):
         middle = (step + row_step) / 2
         if value is not None and value <= loss:
             share = 0.0 if before is None or value == before else (before - loss) / (before - value)
-            updates = middle if before is None else place + share * (middle - place)
-            speed = speed_at.get(row_step)
-            per_update = batch / speed if speed else 0.0
-            return Cost(updates=updates, samples=updates * batch, seconds=seconds + (updates - step) * per_update)
-        speed = speed_at.get(row_step)
-        seconds += (row_step - step) * batch / speed if speed else 0.0
+            samples = batch * (middle if before is None else place + share * (middle - place))
+            return Cost(updates=samples / batch, samples=samples, seconds=samples / usual_speed(record))
         step, place, before = row_step, middle, value
     return None
+
+
+def usual_speed(record: RunRecord) -> float:
+    """Return the median of a run's images a second; without its first row, in which it starts, if there are others."""
+    speeds = [value for value in record.series["rate/images_per_s"].values if value is not None]
+    return statistics.median(speeds[1:] or speeds)

@@ -84,4 +84,9 @@ def _with_spread(by_size: Mapping[int, Sequence[float]], *, label: str) -> Serie
 
 
 def _batch_axis(sizes: Mapping[int, object]) -> Axis:
-    return Axis(label="samples in a batch", log=True, ticks={size: str(size) for size in sizes})
+    """Return the axis of batches; its last tick says "all" where the one before is too near for a long number."""
+    ticks: dict[float, str] = {size: str(size) for size in sorted(sizes)}
+    before, last = sorted(sizes)[-2:]
+    if last < 4 * before:
+        ticks[last] = "all"
+    return Axis(label="samples in a batch", log=True, ticks=ticks)

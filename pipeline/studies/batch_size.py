@@ -8,6 +8,7 @@ with rates tuned for each size and with rates held.
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -185,7 +186,7 @@ def measure(runs: StudyRuns) -> Outcome:
             *(f"updates to loss {TARGET_LOSS}", "samples", "seconds", "seeds"),
         ],
         rows=[_row(runs, accuracy, costs, size) for size in sizes],
-        notes=_notes(runs, accuracy, sizes, best_rate),
+        notes=_notes(runs, accuracy, sizes, costs, lion),
     )
 
 
@@ -248,21 +249,37 @@ def _notes(
     runs: StudyRuns,
     accuracy: Mapping[str, Mapping[int, Sequence[float]]],
     sizes: Sequence[int],
-    best_rate: Mapping[int, float],
+    costs: Mapping[int, Sequence[Cost]],
+    lion: Mapping[int, Mapping[float, Sequence[float]]],
 ) -> list[str]:
-    best = {way: max(sizes, key=lambda size: sum(accuracy[way][size])) for way in RATES}
+    near = {way: _near_the_best({size: statistics.fmean(accuracy[way][size]) for size in sizes}) for way in RATES}
+    spent = {size: statistics.fmean(cost.samples for cost in found) for size, found in costs.items() if found}
+    fastest = min(
+        (size for size in sizes if costs[size]),
+        key=lambda size: statistics.fmean(cost.seconds for cost in costs[size]),
+        default=None,
+    )
+    frugal = [str(size) for size in spent if spent[size] <= 1.25 * min(spent.values())]
+    held = ", ".join(f"{max(lion, key=lambda size: sum(lion[size][rate]))} at rate {rate}" for rate in LION_RATES)
     ends = [
         f"{size} ({way})"
         for way in RATES
         for size in sizes
         if float(tuned_rate(runs, way, size)) in (min(_tuning(runs, way, size)), max(_tuning(runs, way, size)))
     ]
-    told = ", ".join(f"{rate} at {size}" for size, rate in best_rate.items())
+    told = ", ".join(f"{_best_lion_rate(runs, size)} at {size}" for size in LION_SIZES)
     return [
-        f"Best at equal epochs: {best[EPOCHS]}; at equal updates: {best[UPDATES]}.",
+        f"Within a point of the best: at equal epochs {near[EPOCHS]}; at equal updates {near[UPDATES]}.",
+        f"Within a quarter of the fewest samples to a training loss of {TARGET_LOSS}: {', '.join(frugal)}."
+        f" Fewest seconds on this machine: {fastest}.",
+        f"Lion, the best batch where the rate is held: {held}.",
         f"Rates of Lion that were best on the tuning seed: {told}.",
         f"Sizes whose tuned rate is at an end of its grid: {', '.join(ends) if ends else 'none'}.",
     ]
+
+
+def _near_the_best(means: Mapping[int, float]) -> str:
+    return ", ".join(str(size) for size, mean in means.items() if mean >= max(means.values()) - 1)
 
 
 STUDY = Study(

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.studies.batch_costs import Cost, cost_to
+from pipeline.studies.batch_costs import Cost, cost_to, usual_speed
 from pipeline.studies.batch_size import (
     EPOCHS,
     LION_RATES,
@@ -155,3 +155,14 @@ def test_a_size_that_never_reaches_the_target_has_no_cost_and_passes_no_check_of
     assert outcome.rows[0][5] == "850 ± 0"
     assert [len(series.x) for series in outcome.picture.panels[1].series] == [len(SIZES)] * 3
     save_plot(tmp_path / "figure.png", outcome.picture.panels, title="t", caption="c")
+
+
+def test_seconds_are_at_the_usual_speed_without_the_start() -> None:
+    record = record_of(seed=0, accuracy=1, size=100, updates_to_target=37.0)
+    slow_start = Series(steps=[10, 20, 30, 40], values=[1.0, 100.0, 200.0, 5000.0])
+    started = replace(record, series=record.series | {"rate/images_per_s": slow_start})
+    cost = cost_to(started, loss=TARGET_LOSS, batch=100)
+    assert cost is not None
+    assert cost.seconds == pytest.approx(3700 / 200)
+    only = replace(record, series=record.series | {"rate/images_per_s": Series(steps=[10], values=[50.0])})
+    assert usual_speed(only) == 50
