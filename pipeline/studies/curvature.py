@@ -59,7 +59,12 @@ def gradient_and_curvatures(
     gradients = torch.autograd.grad(loss, parameters, create_graph=True)
     gradient_P = torch.cat([gradient.flatten() for gradient in gradients])
     rows = [
-        torch.cat([part.flatten() for part in torch.autograd.grad(value, parameters, retain_graph=True)])
+        torch.cat(
+            [
+                part.flatten()
+                for part in torch.autograd.grad(value, parameters, retain_graph=True, materialize_grads=True)
+            ]
+        )
         for value in gradient_P
     ]
     return float(gradient_P.detach().norm()), torch.linalg.eigvalsh(torch.stack(rows).double()).tolist()
