@@ -240,7 +240,7 @@ def _notes(grid: Grid) -> list[str]:
             since = "with none of these sets" if start is None else f"from {start:,} samples on"
             gain = statistics.fmean(grid.gain(depth, largest))
             notes.append(
-                f"{_layers_text(depth)} beat one {since}, in the mean over seeds; with {largest:,} by {gain:.1f} points."
+                f"{_layers_text(depth)} beat one {since}, in the mean of seeds; with {largest:,} by {gain:.1f} points."
             )
     factor = grid.parameters[DEEP] / grid.parameters[SHALLOW]
     notes.append(f"{DEEP} hidden layers have {factor:.1f} times the parameters of one.")
