@@ -136,7 +136,7 @@ def measure(runs: StudyRuns) -> Outcome:
         for place, loss in enumerate(LOSSES)
     ]
     return Outcome(
-        checks=[*_checks_of_noise(accuracies, different[MINI]), *_checks_of_batches(batches)],
+        checks=[*checks_of_noise(accuracies, different[MINI]), *checks_of_batches(batches)],
         picture=_picture(runs, batches),
         columns=["runs", "accuracy, % (mean ± sd)", "different neurons", "sharpness", "seeds"],
         rows=rows,
@@ -144,7 +144,8 @@ def measure(runs: StudyRuns) -> Outcome:
     )
 
 
-def _checks_of_noise(accuracies: Mapping[str, Sequence[float]], different: Sequence[float]) -> list[Check]:
+def checks_of_noise(accuracies: Mapping[str, Sequence[float]], different: Sequence[float]) -> list[Check]:
+    """Return what is checked on rings: accuracies in % by kind of run, and different neurons after mini-batches."""
     return [
         Check(
             claim="From neurons that are alike, isotropic noise in the gradient leads to over 20 points more.",
@@ -179,7 +180,8 @@ def _checks_of_noise(accuracies: Mapping[str, Sequence[float]], different: Seque
     ]
 
 
-def _checks_of_batches(batches: Mapping[str, Sequence[Sequence[AtLoss]]]) -> list[Check]:
+def checks_of_batches(batches: Mapping[str, Sequence[Sequence[AtLoss]]]) -> list[Check]:
+    """Return what is checked of small and large batches, of each run at each of LOSSES."""
     ends = {name: [along[-1] for along in found] for name, found in batches.items()}
     where = f"at training loss {LOSSES[-1]}, CIFAR-10"
     return [
