@@ -12,7 +12,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pipeline.studies.batch_costs import Cost, cost_to
+from pipeline.studies.batch_costs import Cost, best_speed, cost_to
 from pipeline.studies.batch_panels import accuracy_panel, cost_panel, held_panel, tuning_panel
 from pipeline.studies.estimate import Estimate, difference_of, mean_of
 from pipeline.studies.study import Group, Outcome, Picture, Scale, Study, StudyRun, StudyRuns, spread_text
@@ -192,10 +192,17 @@ def measure(runs: StudyRuns) -> Outcome:
 
 def _costs(runs: StudyRuns, size: int, seeds: Sequence[int]) -> list[Cost]:
     """Return the cost of the target for each seed, by the run that came there first; empty if a seed never did."""
+    reported = [run for way in RATES for run in runs.of(f"{way}, {size}")]
+    tuning = [run for way in RATES for run in runs.of(f"tuning, {way}, {size}")]
+    speed = best_speed([run.record for run in reported + tuning])
     found = []
     for seed in seeds:
-        of_seed = [run for way in RATES for run in runs.of(f"{way}, {size}") if run.seed == seed]
-        known = [cost for run in of_seed if (cost := cost_to(run.record, loss=TARGET_LOSS, batch=size)) is not None]
+        of_seed = [
+            cost_to(run.record, loss=TARGET_LOSS, batch=size, images_per_s=speed)
+            for run in reported
+            if run.seed == seed
+        ]
+        known = [cost for cost in of_seed if cost is not None]
         if not known:
             return []
         found.append(min(known, key=lambda cost: cost.updates))

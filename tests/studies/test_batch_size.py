@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.studies.batch_costs import Cost, cost_to, usual_speed
+from pipeline.studies.batch_costs import Cost, best_speed, cost_to
 from pipeline.studies.batch_size import (
     EPOCHS,
     LION_RATES,
@@ -65,7 +65,7 @@ def runs_of(accuracy: dict[str, dict[int, float]], *, lion_gain: float = -3.0) -
     for way, rates in RATES.items():
         for size, middle in zip((*SIZES, WHOLE), rates, strict=True):
             for factor, loss in ((0.5, 3.0), (1, 0.0), (2, 1.0)):
-                tuning = record_of(seed=TUNING_SEED, accuracy=accuracy[way][size] - loss)
+                tuning = record_of(seed=TUNING_SEED, accuracy=accuracy[way][size] - loss, size=size)
                 typed = {"optimizer.rate": f"{middle * factor:.4g}"}
                 runs.append(StudyRun(group=f"tuning, {way}, {size}", options=typed, record=tuning))
             for seed in range(3):
@@ -127,17 +127,19 @@ def test_what_tunes_and_what_is_reported_share_no_seed(scale: Scale) -> None:
 
 def test_costs_are_those_of_a_loss_that_falls_in_a_straight_line() -> None:
     # Rows every 10 steps, each the mean of its steps: 2.25 - 0.5 * u / 37 is 1.75 after 37 updates.
-    cost = cost_to(record_of(seed=0, accuracy=1, size=100, updates_to_target=37.0), loss=TARGET_LOSS, batch=100)
+    cost = cost_to(
+        record_of(seed=0, accuracy=1, size=100, updates_to_target=37.0), loss=TARGET_LOSS, batch=100, images_per_s=1000
+    )
     assert cost is not None
     assert [cost.updates, cost.samples] == pytest.approx([37.0, 3700.0])
-    assert cost.seconds == pytest.approx(37 * 1.2e-3)
+    assert cost.seconds == pytest.approx(3.7)
 
 
 def test_a_loss_that_the_first_row_has_is_its_middle_and_one_that_is_never_reached_costs_nothing_known() -> None:
     record = record_of(seed=0, accuracy=1, size=100)
-    first = cost_to(record, loss=3.0, batch=100)
-    assert first == Cost(updates=5.0, samples=500.0, seconds=pytest.approx(0.006))  # type: ignore[arg-type]
-    assert cost_to(record, loss=-9.0, batch=100) is None
+    first = cost_to(record, loss=3.0, batch=100, images_per_s=1000)
+    assert first == Cost(updates=5.0, samples=500.0, seconds=0.5)
+    assert cost_to(record, loss=-9.0, batch=100, images_per_s=1000) is None
 
 
 def test_a_size_that_never_reaches_the_target_has_no_cost_and_passes_no_check_of_it(tmp_path: Path) -> None:
@@ -157,12 +159,12 @@ def test_a_size_that_never_reaches_the_target_has_no_cost_and_passes_no_check_of
     save_plot(tmp_path / "figure.png", outcome.picture.panels, title="t", caption="c")
 
 
-def test_seconds_are_at_the_usual_speed_without_the_start() -> None:
-    record = record_of(seed=0, accuracy=1, size=100, updates_to_target=37.0)
-    slow_start = Series(steps=[10, 20, 30, 40], values=[1.0, 100.0, 200.0, 5000.0])
-    started = replace(record, series=record.series | {"rate/images_per_s": slow_start})
-    cost = cost_to(started, loss=TARGET_LOSS, batch=100)
-    assert cost is not None
-    assert cost.seconds == pytest.approx(3700 / 200)
-    only = replace(record, series=record.series | {"rate/images_per_s": Series(steps=[10], values=[50.0])})
-    assert usual_speed(only) == 50
+def test_the_speed_is_the_best_usual_one_without_the_start() -> None:
+    record = record_of(seed=0, accuracy=1)
+
+    def with_speeds(*speeds: float) -> RunRecord:
+        rows = Series(steps=list(range(len(speeds))), values=list(speeds))
+        return replace(record, series=record.series | {"rate/images_per_s": rows})
+
+    assert best_speed([with_speeds(9000.0, 100.0, 200.0, 5000.0), with_speeds(300.0, 50.0)]) == 200
+    assert best_speed([with_speeds(50.0)]) == 50
