@@ -7,7 +7,8 @@
         entry.path, entry.labels, entry.split, entry.line       # ("cats/1.jpg", "cat", "train", 2)
 
 CSV has a header; the columns may stand in any order, and others are left out. JSON lines have `label`, or `labels` for
-any number of them, and may have `box`: left, top, width and height in whole pixels.
+any number of them, or `targets`, an object of numbers by name; and may have `box`: left, top, width and height in whole
+pixels.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from __future__ import annotations
 import csv
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, BinaryIO, NamedTuple
 
 from data_prep.sources.classes import is_name
@@ -27,16 +28,20 @@ MAX_LINE_BYTES = 1 << 20
 MAX_PATH_CHARS = 4096
 MAX_LABELS = 10_000
 MAX_PIXELS = 1 << 24
+MAX_SINGLE = 3.4028234663852886e38
 SPLIT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,49}")
 SAME_AS_VAL = ("validation", "valid", "dev")
 
 
 class Entry(NamedTuple):
-    """One line of a list: `labels` is a text for one label, a list for several; `split` may be None."""
+    """One line of a list: `labels` is a text for one label, a list for several, or targets by name.
+
+    `split` may be None.
+    """
 
     line: int
     path: str
-    labels: str | list[str]
+    labels: str | list[str] | dict[str, float]
     split: str | None
     box: tuple[int, int, int, int] | None
 
@@ -90,14 +95,14 @@ def jsonl_entries(stream: BinaryIO, *, where: str) -> Iterator[Entry]:
             row = json.loads(text)
         except (ValueError, RecursionError) as error:
             raise UserError(f"{where}: line {line}: not JSON ({error})") from None
-        if not isinstance(row, dict) or ("label" in row) == ("labels" in row):
-            raise UserError(f'{where}: line {line}: an object with "path" and either "label" or "labels" wanted')
+        if not isinstance(row, dict) or sum(name in row for name in READERS) != 1:
+            told = 'one of "label", "labels" and "targets"'
+            raise UserError(f'{where}: line {line}: an object with "path" and {told} wanted')
+        kind = next(name for name in READERS if name in row)
         yield Entry(
             line=line,
             path=_path(row.get("path"), where=where, line=line),
-            labels=_label(row["label"], where=where, line=line)
-            if "label" in row
-            else _labels(row["labels"], where=where, line=line),
+            labels=READERS[kind](row[kind], where=where, line=line),
             split=_split(row["split"], where=where, line=line) if "split" in row else None,
             box=_box(row["box"], where=where, line=line) if "box" in row else None,
         )
@@ -140,6 +145,29 @@ def _labels(value: Any, *, where: str, line: int) -> list[str]:
     if not isinstance(value, list) or len(value) > MAX_LABELS:
         raise UserError(f"{where}: line {line}: labels {shown(value)}: a list of at most {MAX_LABELS:,} wanted")
     return [_label(label, where=where, line=line) for label in value]
+
+
+def _targets(value: Any, *, where: str, line: int) -> dict[str, float]:
+    fits = isinstance(value, dict) and 1 <= len(value) <= MAX_LABELS
+    if not fits or not all(is_name(name) and _is_single(number) for name, number in value.items()):
+        raise UserError(
+            f"{where}: line {line}: targets {shown(value)}: an object of numbers of float32 by name wanted, as in"
+            ' {"age": 31.5}'
+        )
+    return {name: float(number) for name, number in value.items()}
+
+
+def _is_single(number: Any) -> bool:
+    """Tell whether a value of JSON is a number in the range of float32; true is none."""
+    return type(number) in (int, float) and abs(number) <= MAX_SINGLE  # not true of nan
+
+
+# How each kind of label is read.
+READERS: Mapping[str, Callable[..., str | list[str] | dict[str, float]]] = {
+    "label": _label,
+    "labels": _labels,
+    "targets": _targets,
+}
 
 
 def _split(value: Any, *, where: str, line: int) -> str:

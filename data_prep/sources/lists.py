@@ -79,7 +79,8 @@ class Survey:
     Attributes:
         labels: the distinct labels.
         splits: the splits that it names, none where it names none.
-        thresholds: by label (by None for several labels), the hash up to which images are held out, -1 for none.
+        thresholds: by label (by None for several labels and targets), the hash up to which images are held out, -1 for
+            none.
     """
 
     labels: set[str]
@@ -116,15 +117,25 @@ class ListSource:
 
     @cached_property
     def task(self) -> Task:
-        """As the first line has it: a label, or a list of them."""
+        """As the first line has it: a label, a list of them, or targets."""
+        if isinstance(self._first.labels, dict):
+            return Task.regression
+        return Task.multilabel if isinstance(self._first.labels, list) else Task.classification
+
+    @cached_property
+    def _first(self) -> Entry:
         first = next(self._entries(), None)
         if first is None:
             raise UserError(f"{self._where}: lists no image")
-        return Task.multilabel if isinstance(first.labels, list) else Task.classification
+        return first
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """The names given, or else the labels, sorted."""
+        """The names given, or else the labels, sorted; of targets their names as in the first line."""
+        if isinstance(self._first.labels, dict):
+            if self._class_names is not None:
+                raise UserError(f"{self._where}: its images have targets and no classes: leave source.classes out")
+            return tuple(self._first.labels)
         return self._class_names or classes_of_labels(self._survey.labels)
 
     @property
@@ -163,7 +174,7 @@ class ListSource:
 
     @cached_property
     def _survey(self) -> Survey:
-        return survey(self._entries(), task=self.task, val_frac=self._val_frac, where=self._where)
+        return survey(self._entries(), val_frac=self._val_frac, where=self._where)
 
     def _in_split(self, entry: Entry, split: str) -> bool:
         if entry.split is not None:
@@ -180,9 +191,11 @@ class ListSource:
             for entry, size_bytes in zip(chunk, sizes_of([entry.path for entry in chunk]), strict=True):
                 num_found += size_bytes is not None
                 num_missing += size_bytes is None
-                label: int | list[int]
+                label: int | list[int] | tuple[float, ...]
                 try:
-                    if isinstance(entry.labels, str):
+                    if isinstance(entry.labels, dict):
+                        label = tuple(entry.labels[name] for name in self.classes)
+                    elif isinstance(entry.labels, str):
                         label = numbers[entry.labels]
                     else:
                         label = sorted({numbers[name] for name in entry.labels})
@@ -201,7 +214,7 @@ class ListSource:
             logger.warning("%s: %s listed images of %s are not there", self._where, f"{num_missing:,}", split)
 
 
-def survey(entries: Iterator[Entry], *, task: Task, val_frac: float, where: str) -> Survey:
+def survey(entries: Iterator[Entry], *, val_frac: float, where: str) -> Survey:
     """Read a list once.
 
     Raises:
@@ -216,9 +229,14 @@ def survey(entries: Iterator[Entry], *, task: Task, val_frac: float, where: str)
             first = entry
         if (entry.split is None) != (first.split is None) or (entry.box is None) != (first.box is None):
             raise UserError(f"{where}: line {entry.line}: a split, and a box, stand in every line or in none")
-        if isinstance(entry.labels, list) != (task is Task.multilabel):
-            raise UserError(f"{where}: line {entry.line}: every line has `label`, or every line `labels`")
-        labels.update(entry.labels if isinstance(entry.labels, list) else (entry.labels,))
+        if type(entry.labels) is not type(first.labels):
+            raise UserError(f"{where}: line {entry.line}: every line has `label`, or every line `labels`, or `targets`")
+        if isinstance(entry.labels, dict) and isinstance(first.labels, dict):
+            if entry.labels.keys() != first.labels.keys():
+                names = ", ".join(first.labels)
+                raise UserError(f"{where}: line {entry.line}: not the targets of the first line, {names[:200]}")
+        else:
+            labels.update((entry.labels,) if isinstance(entry.labels, str) else entry.labels)
         if len(labels) > MAX_CLASSES:
             raise UserError(f"{where}: line {entry.line}: more than {MAX_CLASSES:,} different labels; refused")
         if entry.split is not None:

@@ -16,6 +16,7 @@ from itertools import islice
 from typing import BinaryIO, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from data_prep.sources.base import MAX_BATCH_ITEMS, Items, Rejected
 from pipeline.shards.errors import DamageError, UserError
@@ -26,9 +27,9 @@ _PIECE_BYTES = 1 << 20
 
 
 class Row(NamedTuple):
-    """One item, as a row of Items; a tuple, as listing makes millions of them."""
+    """One item, as a row of Items; a tuple, as listing makes millions of them. Targets stand in a tuple."""
 
-    label: int | list[int]
+    label: int | list[int] | tuple[float, ...]
     source_key: str
     path: str
     offset: int = 0
@@ -40,11 +41,16 @@ class Row(NamedTuple):
 def gathered(rows: Iterable[Row]) -> Iterator[Items]:
     """Yield rows as tables; `box` and `details` stand in every row or in none, and labels are of one kind."""
     rows = iter(rows)
+    table: npt.NDArray[np.int64] | npt.NDArray[np.float32] | list[list[int]]
     while batch := list(islice(rows, MAX_BATCH_ITEMS)):
         first = batch[0]
         labels, source_keys, paths, offsets, sizes_bytes, boxes, details = zip(*batch, strict=True)
+        if isinstance(first.label, list):
+            table = list(labels)
+        else:
+            table = np.array(labels, np.float32) if isinstance(first.label, tuple) else np.array(labels, np.int64)
         yield Items(
-            labels=list(labels) if isinstance(first.label, list) else np.array(labels, dtype=np.int64),
+            labels=table,
             source_keys=list(source_keys),
             paths=list(paths),
             offsets=np.array(offsets, dtype=np.int64),

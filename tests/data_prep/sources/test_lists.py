@@ -369,7 +369,7 @@ def test_the_first_reading_takes_no_memory_that_grows_with_the_list() -> None:
         )
         tracemalloc.start()
         try:
-            survey(entries, task=Task.classification, val_frac=0.1, where="a.csv")
+            survey(entries, val_frac=0.1, where="a.csv")
             return tracemalloc.get_traced_memory()[1]
         finally:
             tracemalloc.stop()
