@@ -138,5 +138,5 @@ def test_more_samples_than_there_are_is_one_line_and_leaves_no_folder(synthetic:
 def test_a_sweep_knows_how_many_samples_there_are(synthetic: DataSet) -> None:
     options = [f"data.path={synthetic.root}", *SMALL, "data.train_samples=40"]
     assert samples_of(resolve(options)) == 40
-    with pytest.raises(UserError, match="batch.size=41 is over the 40 samples"):
+    with pytest.raises(UserError, match=r"batch\.size=41 is over the 40 samples"):
         check_data(resolve([*options, "batch.size=41"]), ranks=1)
