@@ -94,7 +94,10 @@ def _noise_std_at(config: GradientNoiseConfig, steps_of: Callable[[Duration], in
         return None
     first, end = steps_of(config.start), steps_of(config.stop)
     if first >= end:
-        raise UserError(f"gradient_noise: from step {first:,} to step {end:,} there is none; give a later stop.value")
+        raise UserError(
+            f"gradient_noise: there is none, it would start at step {first:,} and stop at step {end:,}; give an earlier"
+            " gradient_noise.start or a later gradient_noise.stop"
+        )
     return lambda step: noise_std(step - first, std=std, decay=config.decay) if first <= step < end else 0.0
 
 

@@ -116,7 +116,7 @@ class Best(Enum):
 
 @dataclass(slots=True, kw_only=True)
 class CheckpointConfig:
-    every_steps: int | None = field(default=None, metadata={"help": "steps between checkpoints; null: at evaluations alone"})
+    every_steps: int | None = field(default=None, metadata={"help": "steps between checkpoints; null: at evaluations"})
     keep: int = field(default=2, metadata={"help": "newest checkpoints to keep"})
     keep_best: int = field(
         default=0, metadata={"help": "beside them, those with the best metric; best.ckpt points at the best"}

@@ -185,5 +185,5 @@ def test_noise_that_makes_no_sense_is_refused(option: str, told: str) -> None:
 
 def test_noise_that_would_end_before_it_begins_is_refused() -> None:
     config = config_of("gradient_noise.std=1", "gradient_noise.start={value:1,unit:frac}")
-    with pytest.raises(UserError, match="there is none"):
+    with pytest.raises(UserError, match="start at step 30 and stop at step 30"):
         plan_steps(config, steps_per_epoch=3, micro_batches=1)
