@@ -13,6 +13,7 @@ import pytest
 from pipeline.shards.keyed import make_key, random_bits
 from pipeline.shards.permutation import permute
 from pipeline.shards.record import PackedLayout
+from regression_data import write_regression_set
 from tiny_data import prepare_here, write_packed_set
 
 KEY = 0x2B0949E7073B5707
@@ -34,6 +35,11 @@ WRITTEN = {
         "train/shard-000000.tar": "d8ee7d071eacfa0a1b0d07ba644470e43c84b8775d16b94a942ca9a364c9eedd",
     },
 }
+# Two samples of a regression, of two targets each.
+WITH_TARGETS = {
+    "train/shard-000000.idx.npy": "52afe71504f5a649890673b58d8b257f5c6a3d59ced76aa4e12e47bb1fb8d9a1",
+    "train/shard-000000.tar": "e07d7353496cef325a2ce2b79eb04d382e1f4e11e8fd806b091f34233bbab04a",
+}
 # The whole way from a source through the plan; dataset.json is left out, as it names the versions of packages.
 PREPARED = {
     "train/manifest.json": "dea324953b4a2a4c4841e14037185617625ab35b91e4d7ab5178feff4eccd757",
@@ -54,6 +60,14 @@ def test_the_writers_write_the_same_bytes_for_ever(tmp_path: Path, channels: int
     layout = PackedLayout(height=2, width=3, channels=channels)
     write_packed_set(tmp_path / "set", shard_sizes={"train": [2]}, layout=layout)
     assert digests(tmp_path / "set") == WRITTEN[channels]
+
+
+def test_targets_are_written_as_the_same_bytes_for_ever(tmp_path: Path) -> None:
+    pixels = np.arange(12, dtype=np.uint8).reshape(2, 2, 3, 1)
+    targets = np.array([[0.25, -1.5], [1e-3, 3e8]], dtype=np.float32)
+    write_regression_set(tmp_path / "set", {"train": (pixels, targets)})
+    found = digests(tmp_path / "set")
+    assert {name: found[name] for name in WITH_TARGETS} == WITH_TARGETS
 
 
 def test_a_preparation_writes_the_same_bytes_for_ever(tmp_path: Path) -> None:
