@@ -123,7 +123,7 @@ class Losses:
         found = np.full(len(self.compute_C), math.nan)
         for place, losses in enumerate(self.losses_SC.T):
             best = int(np.where(np.isnan(losses), np.inf, losses).argmin())
-            if not 0 < best < len(x) - 1 or np.isnan(losses[best - 1 : best + 2]).any():
+            if not 0 < best < len(x) - 1:
                 continue
             left, right = x[best] - x[best - 1], x[best] - x[best + 1]
             over_left, over_right = losses[best] - losses[best - 1], losses[best] - losses[best + 1]
