@@ -14,90 +14,26 @@ from typing import Any
 
 from pipeline.studies.batch_costs import Cost, best_speed, cost_to
 from pipeline.studies.batch_panels import accuracy_panel, cost_panel, held_panel, tuning_panel
+from pipeline.studies.batch_runs import (
+    ACCURACY,
+    EPOCHS,
+    LION_RATES,
+    LION_SIZES,
+    RATES,
+    SIZES,
+    TUNING_SEED,
+    UPDATES,
+    follow_up,
+    groups,
+    tuned_rate,
+)
 from pipeline.studies.estimate import Estimate, difference_of, mean_of
-from pipeline.studies.study import Group, Outcome, Picture, Scale, Study, StudyRun, StudyRuns, spread_text
+from pipeline.studies.study import Outcome, Picture, Scale, Study, StudyRun, StudyRuns, spread_text
 from pipeline.studies.verdict import Check
 from pipeline.track.plots import seeds_text
 
-ACCURACY = "val/top1_frac"
-TUNING_SEED = 1000
-EPOCHS, UPDATES = "equal epochs", "equal updates"
-# Samples of the set, epochs and updates of the two ways to compare, and the hidden layer.
-SAMPLES: Mapping[Scale, int] = {Scale.laptop: 8192, Scale.gpu: 49152}
-NUM_EPOCHS: Mapping[Scale, int] = {Scale.laptop: 2, Scale.gpu: 8}
-NUM_UPDATES: Mapping[Scale, int] = {Scale.laptop: 128, Scale.gpu: 1024}
-HIDDEN: Mapping[Scale, int] = {Scale.laptop: 128, Scale.gpu: 1024}
-SIZES = (1, 8, 32, 64, 128, 512, 4096)
-# In the middle of the grid of rates of each size; the last is that of the whole set.
-RATES: Mapping[str, Sequence[float]] = {
-    EPOCHS: (0.0005, 0.002, 0.015, 0.03, 0.06, 0.16, 0.4, 0.8),
-    UPDATES: (0.002, 0.004, 0.015, 0.03, 0.06, 0.12, 0.12, 0.16),
-}
-FACTORS: Mapping[Scale, Sequence[float]] = {Scale.laptop: (0.5, 1, 2), Scale.gpu: (0.125, 0.25, 0.5, 1, 2)}
 # The training loss whose cost is told: all sizes come there, and none in its first updates.
 TARGET_LOSS = 1.75
-LION_SIZES, LION_RATES = (64, 512, 4096), (0.001, 0.003, 0.01)
-LION_EPOCHS: Mapping[Scale, int] = {Scale.laptop: 12, Scale.gpu: 100}
-
-
-def groups(scale: Scale, seeds: str) -> Sequence[Group]:
-    """Return the runs that tune, and all of the second part."""
-    found = []
-    for way, rates in RATES.items():
-        for size, middle in zip([*SIZES, SAMPLES[scale]], rates, strict=True):
-            grid = ",".join(f"{middle * factor:.4g}" for factor in FACTORS[scale])
-            options = (*_options(scale, way, size), f"seed={TUNING_SEED}", f"optimizer.rate={grid}")
-            found.append(Group(name=f"tuning, {way}, {size}", data=_data(scale), options=options))
-    for size in LION_SIZES:
-        options = (
-            *(*_common(scale), f"seed={TUNING_SEED},{seeds}", "model=bottleneck_mlp", "model.depth=1"),
-            *(f"model.width={HIDDEN[scale] // 2}", "optimizer=lion", "schedule=cosine", "augment=flip_crop"),
-            *("augment.crop_padding=0", f"batch.size={size}", f"trainer.max_epochs={LION_EPOCHS[scale]}"),
-            f"optimizer.rate={','.join(map(str, LION_RATES))}",
-        )
-        found.append(Group(name=f"lion, {size}", data=_data(scale), options=options))
-    return found
-
-
-def follow_up(runs: StudyRuns, scale: Scale, seeds: str) -> Sequence[Group]:
-    """Return the runs at the tuned rates, with the seeds that are reported."""
-    return [
-        Group(
-            name=f"{way}, {size}",
-            data=_data(scale),
-            options=(*_options(scale, way, size), f"seed={seeds}", f"optimizer.rate={tuned_rate(runs, way, size)}"),
-        )
-        for way in RATES
-        for size in [*SIZES, SAMPLES[scale]]
-    ]
-
-
-def _data(scale: Scale) -> str:
-    return "cifar10-8" if scale is Scale.laptop else "cifar10"
-
-
-def _common(scale: Scale) -> tuple[str, ...]:
-    return (
-        *(f"data.train_samples={SAMPLES[scale]}", "track.gap=false", "track.layers_every_steps=null"),
-        *("track.noise_scale_every_steps=null", "checkpoint.every_steps=1000000", "evaluation.every_epochs=1000"),
-    )
-
-
-def _options(scale: Scale, way: str, size: int) -> tuple[str, ...]:
-    """Return the options of the first part: SGD with momentum at a constant rate, on images as they are."""
-    long = NUM_UPDATES[scale] * size // SAMPLES[scale] + 1
-    return (
-        *(*_common(scale), "model=mlp", f"model.hidden=[{HIDDEN[scale]}]", "optimizer=sgd", "schedule=constant"),
-        *("augment=none", f"batch.size={'full' if size == SAMPLES[scale] else size}"),
-        f"trainer.log_every_steps={max(1, 1024 // size)}",
-        f"trainer.max_epochs={NUM_EPOCHS[scale] if way == EPOCHS else long}",
-        *([f"trainer.max_steps={NUM_UPDATES[scale]}"] if way == UPDATES else []),
-    )
-
-
-def tuned_rate(runs: StudyRuns, way: str, size: int) -> str:
-    """Return the rate with the highest accuracy of the seed that tunes, as it was typed; of equals the first."""
-    return max(runs.of(f"tuning, {way}, {size}"), key=lambda run: run.metric(ACCURACY)).options["optimizer.rate"]
 
 
 def measure(runs: StudyRuns) -> Outcome:

@@ -10,20 +10,19 @@ from typing import Any
 import pytest
 
 from pipeline.studies.batch_costs import Cost, best_speed, cost_to
-from pipeline.studies.batch_size import (
+from pipeline.studies.batch_runs import (
     EPOCHS,
     LION_RATES,
     LION_SIZES,
     RATES,
     SIZES,
-    TARGET_LOSS,
     TUNING_SEED,
     UPDATES,
     follow_up,
     groups,
-    measure,
     tuned_rate,
 )
+from pipeline.studies.batch_size import TARGET_LOSS, measure
 from pipeline.studies.study import Scale, StudyRun, StudyRuns
 from pipeline.studies.verdict import Verdict, verdict_of
 from pipeline.sweeping.axes import points, read_swept
