@@ -6,7 +6,7 @@ import logging
 import sys
 import time
 import warnings
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import Any
 
 import torch
@@ -56,6 +56,12 @@ def main(argv: list[str]) -> int:
     if world.rank == 0:
         sys.stdout.write(summary_text(summary))
     return 0
+
+
+def prepare(options: list[str]) -> None:
+    """Compose a run's config ahead: where runs are forked, what that takes is done once for all of the same groups."""
+    with suppress(UserError):  # the run will say so
+        compose("train", TRAIN_SCHEMAS, options)
 
 
 def train(config: TrainConfig, world: World) -> dict[str, Any]:

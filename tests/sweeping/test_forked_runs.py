@@ -73,6 +73,7 @@ def test_a_forked_run_sees_of_itself_what_a_started_one_sees(tmp_path: Path, env
     [
         ("sys.exit(7)", 7, ""),
         ("atexit.register(print, 'at the end'); sys.exit('so it is')", 1, "so it is\nat the end\n"),
+        ("atexit.register(print, 'at the end'); sys.exit()", 0, "at the end\n"),
         ("threading.Thread(target=lambda: (time.sleep(0.1), print('late'))).start()", 0, "late\n"),
         ("os.kill(os.getpid(), signal.SIGSEGV)", -signal.SIGSEGV, ""),
         ("os.kill(os.getpid(), signal.SIGINT); time.sleep(60)", -signal.SIGINT, None),
@@ -88,6 +89,17 @@ def test_it_ends_as_python_ends(
     assert printed == told if told is not None else printed.startswith("Traceback")
     # The server is as it was.
     assert fork(server, log, "sys.exit(3)").wait(60) == 3
+
+
+def test_what_a_module_prepares_is_there_in_runs_that_come_after(tmp_path: Path, environment: dict[str, str]) -> None:
+    code = "PREPARED = []\ndef prepare(options):\n    PREPARED.append(options[-1])\n"
+    (tmp_path / "kept.py").write_text(code)
+    (tmp_path / "prepared.py").write_text(f"import kept\nfrom kept import prepare\n{MODULE}")
+    log = tmp_path / "log"
+    with open_fork_server("prepared", variables=environment) as server:
+        for name in ("first", "second"):
+            assert fork(server, log, "print(*kept.PREPARED)", name).wait(60) == 0
+    assert log.read_text() == "first\nfirst second\n"
 
 
 def test_descriptors_are_held_by_the_runs_and_not_by_the_server(server: ForkServer, tmp_path: Path) -> None:
@@ -189,7 +201,7 @@ def test_a_module_that_cannot_be_imported_is_an_error_of_the_start(environment: 
 def test_what_training_imports_starts_no_thread_and_obeys_the_number_of_threads(
     tmp_path: Path, environment: dict[str, str]
 ) -> None:
-    (tmp_path / "as_training.py").write_text(f"import pipeline.train, torch, numpy\n{MODULE}")
+    (tmp_path / "as_training.py").write_text(f"import torch, numpy\nfrom pipeline.train import prepare\n{MODULE}")
     of_server = "print(len(os.listdir(f'/proc/{os.getppid()}/task')))"
     of_run = "print(torch.get_num_threads(), float((torch.ones(999, 999) @ torch.ones(999, 999)).max()))"
     blas = "print((numpy.ones((999, 999)) @ numpy.ones((999, 999))).max())"
