@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from pipeline.shards.errors import UserError
 from pipeline.studies.estimate import difference_of, mean_of
+from pipeline.studies.levels import levels_panel
 from pipeline.studies.study import Group, Outcome, Picture, Scale, Study, StudyRun, StudyRuns, spread_text
 from pipeline.studies.verdict import Check
 from pipeline.track.plots import Axis, Panel, Series, seeds_text
@@ -24,6 +25,8 @@ TECHNIQUES: Mapping[str, tuple[str, ...]] = {
     "mixup": ("augment.mixup_alpha=0.2",),
     "label smoothing": ("objective.label_smoothing=0.1",),
 }
+# Below the axes of what is compared.
+OVER = "regularisation"
 # In points of accuracy: without regularisation the gap is at least this, and together techniques gain at least this.
 LARGE_GAP, GAIN = 20.0, 1.0
 
@@ -105,9 +108,11 @@ def measure(runs: StudyRuns) -> Outcome:
             caption=caption,
             panels=[
                 _curves(runs),
-                _levels(gaps, Axis(label="training minus validation accuracy", unit="points", limits=(0, None))),
-                _levels(accuracies, Axis(label="validation accuracy", unit="%")),
-                _levels(losses, Axis(label="validation loss", limits=(0, None))),
+                levels_panel(
+                    gaps, Axis(label="gap, training minus validation", unit="points", limits=(0, None)), over=OVER
+                ),
+                levels_panel(accuracies, Axis(label="validation accuracy", unit="%"), over=OVER),
+                levels_panel(losses, Axis(label="validation loss", limits=(0, None)), over=OVER),
             ],
         ),
         columns=[
@@ -189,24 +194,7 @@ def _curves(runs: StudyRuns) -> Panel:
                     colour=colour,
                 )
             )
-    return Panel(x=Axis(label="epoch"), y=Axis(label="accuracy", unit="%", limits=(0, 100)), series=series)
-
-
-def _levels(values: Mapping[str, Sequence[float]], y: Axis) -> Panel:
-    places = range(len(values))
-    return Panel(
-        x=Axis(label="regularisation", ticks=dict(zip(places, values, strict=True)), limits=(-0.5, len(values) - 0.5)),
-        y=y,
-        series=[
-            Series(
-                x=list(places),
-                y=[statistics.fmean(found) for found in values.values()],
-                low=[min(found) for found in values.values()],
-                high=[max(found) for found in values.values()],
-                line=False,
-            )
-        ],
-    )
+    return Panel(x=Axis(label="epoch"), y=Axis(label="accuracy", unit="%", limits=(0, 104)), series=series)
 
 
 STUDY = Study(

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
 from pipeline.studies.estimate import difference_of, mean_of
 from pipeline.studies.first_layer import DRAWN_SIDE, neighbour_correlation, units, weights_of
+from pipeline.studies.levels import levels_panel
 from pipeline.studies.study import Group, Outcome, Picture, Scale, Study, StudyRuns, spread_text
 from pipeline.studies.verdict import Check
 from pipeline.track.plots import Axis, Panel, Series, seeds_text
@@ -114,9 +115,9 @@ def measure(runs: StudyRuns) -> Outcome:
             title="An MLP does not know which pixels are neighbours",
             caption=caption,
             panels=[
-                _levels(accuracies, Axis(label="validation accuracy", unit="%"), over="images", title="Accuracy"),
+                levels_panel(accuracies, Axis(label="validation accuracy", unit="%"), over="images", title="Accuracy"),
                 _curves(runs),
-                _levels(
+                levels_panel(
                     correlations,
                     Axis(label="correlation of neighbouring weights", limits=(-0.1, None)),
                     over="images; put back: each weight at its pixel's place",
@@ -146,24 +147,6 @@ def measure(runs: StudyRuns) -> Outcome:
                 for name, found in correlations.items()
             ),
         ],
-    )
-
-
-def _levels(values: Mapping[str, Sequence[float]], y: Axis, *, over: str, title: str) -> Panel:
-    places = range(len(values))
-    return Panel(
-        x=Axis(label=over, ticks=dict(zip(places, values, strict=True)), limits=(-0.5, len(values) - 0.5)),
-        y=y,
-        series=[
-            Series(
-                x=list(places),
-                y=[statistics.fmean(found) for found in values.values()],
-                low=[min(found) for found in values.values()],
-                high=[max(found) for found in values.values()],
-                line=False,
-            )
-        ],
-        title=title,
     )
 
 
