@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from pipeline.studies.estimate import Estimate, difference_of, mean_of
-from pipeline.studies.study import Group, Outcome, Picture, Scale, Study, StudyRun, StudyRuns, spread_text
+from pipeline.studies.study import Group, Outcome, Picture, Scale, Study, StudyRuns, spread_text
 from pipeline.studies.verdict import Check
 from pipeline.track.plots import Axis, Panel, Series, seeds_text
 
@@ -31,7 +31,7 @@ LOSS = "train/loss"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Swept:
-    """Training losses of one parametrisation: by width, then by seed, one at each rate; nan where a run diverged."""
+    """Training losses of one parametrisation: by width, then by seed, one at each rate."""
 
     rates: Sequence[float]
     losses: dict[int, list[list[float]]]
@@ -116,7 +116,7 @@ def losses_of(runs: StudyRuns, kind: str) -> Swept:
     for run in [*runs.of(BASE), *runs.of(kind)]:
         config = run.record.config
         rate = float(config["optimizer"]["rate"])
-        found.setdefault(int(config["model"]["width"]), {}).setdefault(run.seed, {})[rate] = _last_loss(run)
+        found.setdefault(int(config["model"]["width"]), {}).setdefault(run.seed, {})[rate] = run.metric(LOSS)
     rates = sorted(next(iter(next(iter(found.values())).values())))
     losses = {
         width: [[by_rate[rate] for rate in rates] for _, by_rate in sorted(by_seed.items())]
@@ -128,19 +128,15 @@ def losses_of(runs: StudyRuns, kind: str) -> Swept:
 def best_rate(rates: Sequence[float], losses: Sequence[float]) -> float:
     """Return the rate of the lowest loss: where the parabola through the lowest point and its two neighbours is lowest.
 
-    The parabola is of the logarithms of both. Where the lowest point is the first or the last, or a neighbour has no
-    loss, it is that point's rate.
+    The parabola is of the logarithms of both. Where the lowest point is the first or the last, it is that point's rate.
 
     Args:
         rates: ascending.
-        losses: of each rate, over 0; not finite where the run diverged.
-
-    Raises:
-        ValueError: no loss is finite.
+        losses: of each rate, over 0.
     """
     lowest = lowest_index(losses)
     near = slice(lowest - 1, lowest + 2)
-    if not 0 < lowest < len(rates) - 1 or not all(map(math.isfinite, losses[near])):
+    if not 0 < lowest < len(rates) - 1:
         return rates[lowest]
     # A parabola through three points of which the middle one is lowest opens upwards, unless they are level.
     bend, slope, _ = np.polyfit(np.log(rates[near]) - math.log(rates[lowest]), np.log(losses[near]), 2)
@@ -148,11 +144,8 @@ def best_rate(rates: Sequence[float], losses: Sequence[float]) -> float:
 
 
 def lowest_index(losses: Sequence[float]) -> int:
-    """Return the place of the lowest finite loss."""
-    finite = [index for index, loss in enumerate(losses) if math.isfinite(loss)]
-    if not finite:
-        raise ValueError("losses: at least one finite value wanted")
-    return min(finite, key=lambda index: losses[index])
+    """Return the place of the lowest loss, of equals the first."""
+    return min(range(len(losses)), key=lambda index: losses[index])
 
 
 def factor_of(first: Sequence[float], second: Sequence[float]) -> Estimate:
@@ -165,11 +158,6 @@ def transferred_losses(found: Swept, narrow: int, wide: int) -> list[float]:
     """Return the losses of a width at the swept rate that was the best at another, by seed."""
     places = [lowest_index(losses) for losses in found.losses[narrow]]
     return [losses[place] for place, losses in zip(places, found.losses[wide], strict=True)]
-
-
-def _last_loss(run: StudyRun) -> float:
-    loss = run.record.series[LOSS].last
-    return math.nan if loss is None else loss
 
 
 def _title(kind: str, base: int) -> str:
@@ -216,7 +204,7 @@ def _best_panel(swept: dict[str, Swept], widths: Sequence[int]) -> Panel:
 
 
 def _row(kind: str, width: int, found: Swept, narrow: int) -> list[str]:
-    best = [min(loss for loss in losses if math.isfinite(loss)) for losses in found.losses[width]]
+    best = [min(losses) for losses in found.losses[width]]
     return [
         kind,
         str(width),
