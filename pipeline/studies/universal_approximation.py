@@ -26,6 +26,8 @@ FUNCTIONS = ("waves", "hills")
 NOISY, LINEAR = "noisy waves", "linear, waves"
 WIDTHS = {Scale.laptop: [2**k for k in range(8)], Scale.gpu: [2**k for k in range(13)]}
 NUMBERS = {Scale.laptop: [2**k for k in range(6, 13)], Scale.gpu: [2**k for k in range(6, 17)]}
+# As the data sets of noisy waves are made.
+NOISE_STD = 0.3
 # What Barron's bound says of widths, and what averaging says of samples.
 BARRON, AVERAGING = -0.5, -0.5
 
@@ -121,7 +123,7 @@ def measure(runs: StudyRuns) -> Outcome:
         picture=_picture(runs, errors, by_samples, linear),
         columns=["function", "samples", "hidden units", "error (root mean square, mean ± sd)", "seeds"],
         rows=rows,
-        notes=_notes(errors, by_samples),
+        notes=_notes(errors, by_samples, round(runs.of(NOISY)[0].metric("parameters"))),
     )
 
 
@@ -155,7 +157,7 @@ def _picture(
         f"Left: the function in black, trained networks of seed {seeds[0]} in colour, each of one hidden layer of tanh"
         " units. Right: root mean square distance from the function on new points; all axes are logarithmic."
         f" {seeds_text(seeds)}, bars: lowest to highest seed; grey: falling as 1/sqrt(width), 1/sqrt(samples)."
-        f" Above: samples without noise; below: noise of standard deviation 0.3, {width} units."
+        f" Above: samples without noise; below: noise of standard deviation {NOISE_STD}, {width} units."
     )
     error = Axis(label="distance from the function", log=True)
     few, many = (_of(runs, NOISY, number)[0] for number in (numbers[0], numbers[-1]))
@@ -236,18 +238,33 @@ def _guide(errors: dict[int, list[float]], *, exponent: float) -> Series:
     )
 
 
-def _notes(errors: dict[str, dict[int, list[float]]], by_samples: dict[int, list[float]]) -> list[str]:
-    widest, most = max(errors["waves"]), max(by_samples)
+def _notes(
+    errors: dict[str, dict[int, list[float]]], by_samples: dict[int, list[float]], num_weights: int
+) -> list[str]:
+    widths, numbers = list(errors["waves"]), list(by_samples)
     falls = {name: sum(values[min(values)]) / sum(values[max(values)]) for name, values in errors.items()}
-    floor, reached = sum(errors["waves"][widest]) / len(errors["waves"][widest]), sum(by_samples[most])
+    middle, most = numbers[len(numbers) // 2], numbers[-1]
+    free = {number: _free_numbers(number, by_samples[number]) for number in (middle, most)}
+    slower = free[most] > 1.05 * free[middle]
+    why = (
+        "with more samples the network makes use of more of its weights, so that the error falls more slowly than"
+        " 1/sqrt(samples)"
+        if slower
+        else "the number does not grow with the samples, so nothing slows the fall"
+    )
     return [
-        f"From {min(errors['waves'])} to {widest} units the error falls {falls['waves']:.0f} times for waves and"
-        f" {falls['hills']:.0f} times for hills; 1/sqrt(width) would be {math.sqrt(widest / min(errors['waves'])):.0f}"
-        " times. What is left is mostly training's: theorems promise that weights exist, not that they are found.",
-        f"With {most:,} noisy samples the error is still {reached / len(by_samples[most]) / floor:.1f} times that of"
-        f" {widest} units on samples without noise: there it is the samples that are too few, and more units would not"
-        " help.",
+        f"From {widths[0]} to {widths[-1]} units the error falls {falls['waves']:.0f} times for waves and"
+        f" {falls['hills']:.0f} times for hills; 1/sqrt(width) would be {math.sqrt(widths[-1] / widths[0]):.0f} times."
+        " Theorems promise that weights exist, not that they are found: what is left is in part training's.",
+        f"In a model of k free numbers noise of {NOISE_STD} leaves an error of {NOISE_STD} sqrt(k / samples). By the"
+        f" errors k is {free[middle]:.0f} at {middle:,} samples and {free[most]:.0f} at {most:,}, of {num_weights}"
+        f" weights: {why}.",
     ]
+
+
+def _free_numbers(num_samples: int, errors: Sequence[float]) -> float:
+    """Return the k of error = noise sqrt(k / samples), by the mean over seeds of the squared error."""
+    return num_samples * sum(error**2 for error in errors) / len(errors) / NOISE_STD**2
 
 
 STUDY = Study(

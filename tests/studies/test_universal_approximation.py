@@ -99,6 +99,9 @@ def test_errors_that_fall_as_the_theory_says_confirm_the_claim(real: Real) -> No
     assert farthest.value == pytest.approx(fit_of(runs.of("waves")[0]).farthest)
     assert linear.value == pytest.approx(128**0.75)
     assert f"{128**0.75:.0f} times for waves" in outcome.notes[0]
+    # Errors of n^-1/2 from noise of 0.3 are those of 1 / 0.09 = 11 free numbers, whatever n is.
+    assert "k is 11 at 512 samples and 11 at 4,096" in outcome.notes[1]
+    assert "does not grow" in outcome.notes[1]
     assert [row[0] for row in outcome.rows].count("noisy waves") == 7
     _, by_width, _, by_samples = outcome.picture.panels
     assert by_width.series[0].y == pytest.approx([0.3 * n**-0.75 * 1.01 for n in by_width.series[0].x])
@@ -117,7 +120,9 @@ def test_errors_that_fall_as_the_theory_says_confirm_the_claim(real: Real) -> No
 def test_each_part_of_the_claim_can_fail(
     real: Real, by_width: Law, by_samples: Law, linear: float, failing: list[int]
 ) -> None:
-    checks = measure(made_up(real, by_width=by_width, by_samples=by_samples, linear=linear)).checks
+    outcome = measure(made_up(real, by_width=by_width, by_samples=by_samples, linear=linear))
+    checks = outcome.checks
+    assert ("more slowly" in outcome.notes[1]) == (by_samples(4) > 0.5)
     assert [number for number, check in enumerate(checks) if not check.passes] == failing
 
 
