@@ -60,15 +60,27 @@ def tuning_panel(tuning: Mapping[int, Mapping[float, float]]) -> Panel:
     )
 
 
-def held_panel(accuracy: Mapping[int, Mapping[float, Sequence[float]]]) -> Panel:
-    """Draw the accuracy against the batch size, one line a rate that is held."""
+def lion_panel(
+    accuracy: Mapping[int, Mapping[float, Sequence[float]]],
+    long: Mapping[int, Sequence[float]],
+    *,
+    epochs: tuple[int, int],
+) -> Panel:
+    """Draw the accuracy against the batch size, a line a rate that is held, and one after more epochs, rates tuned.
+
+    Args:
+        epochs: of the first ones and of the last.
+    """
     rates = sorted(next(iter(accuracy.values())))
     by_rate = {rate: {size: found[rate] for size, found in accuracy.items()} for rate in rates}
     return Panel(
         x=_batch_axis(accuracy),
         y=Axis(label="validation accuracy", unit="%"),
-        series=[_with_spread(by_size, label=f"rate {rate:g}") for rate, by_size in by_rate.items()],
-        title="Lion at a bottleneck MLP, rate held",
+        series=[
+            *(_with_spread(by_size, label=f"{epochs[0]} epochs, rate {rate:g}") for rate, by_size in by_rate.items()),
+            _with_spread(long, label=f"{epochs[1]} epochs, rate tuned"),
+        ],
+        title="Lion at a bottleneck MLP",
     )
 
 

@@ -12,7 +12,7 @@ from pipeline.studies.study import Group, Scale, StudyRuns
 
 ACCURACY = "val/top1_frac"
 TUNING_SEED = 1000
-EPOCHS, UPDATES = "equal epochs", "equal updates"
+EPOCHS, UPDATES, LONG = "equal epochs", "equal updates", "many epochs"
 # Samples of the set, epochs and updates of the two ways to compare, and the hidden layer.
 SAMPLES: Mapping[Scale, int] = {Scale.laptop: 8192, Scale.gpu: 49152}
 NUM_EPOCHS: Mapping[Scale, int] = {Scale.laptop: 2, Scale.gpu: 8}
@@ -27,6 +27,9 @@ RATES: Mapping[str, Sequence[float]] = {
 FACTORS: Mapping[Scale, Sequence[float]] = {Scale.laptop: (0.5, 1, 2), Scale.gpu: (0.125, 0.25, 0.5, 1, 2)}
 LION_SIZES, LION_RATES = (64, 512, 4096), (0.001, 0.003, 0.01)
 LION_EPOCHS: Mapping[Scale, int] = {Scale.laptop: 12, Scale.gpu: 100}
+# Of the ends of these sizes, many epochs: rates that are tuned, lower ones than for few.
+LONG_RATES: Mapping[int, Sequence[float]] = {64: (0.0003, 0.001), 4096: (0.003, 0.01)}
+LONG_EPOCHS: Mapping[Scale, int] = {Scale.laptop: 48, Scale.gpu: 400}
 
 
 def groups(scale: Scale, seeds: str) -> Sequence[Group]:
@@ -37,27 +40,30 @@ def groups(scale: Scale, seeds: str) -> Sequence[Group]:
             grid = ",".join(f"{middle * factor:.4g}" for factor in FACTORS[scale])
             options = (*_options(scale, way, size), f"seed={TUNING_SEED}", f"optimizer.rate={grid}")
             found.append(Group(name=f"tuning, {way}, {size}", data=_data(scale), options=options))
+    held = ",".join(map(str, LION_RATES))
     for size in LION_SIZES:
-        options = (
-            *(*_common(scale), f"seed={TUNING_SEED},{seeds}", "model=bottleneck_mlp", "model.depth=1"),
-            *(f"model.width={HIDDEN[scale] // 2}", "optimizer=lion", "schedule=cosine", "augment=flip_crop"),
-            *("augment.crop_padding=0", f"batch.size={size}", f"trainer.max_epochs={LION_EPOCHS[scale]}"),
-            f"optimizer.rate={','.join(map(str, LION_RATES))}",
-        )
+        options = _lion_options(scale, size, LION_EPOCHS[scale])
+        options = (*options, f"seed={TUNING_SEED},{seeds}", f"optimizer.rate={held}")
         found.append(Group(name=f"lion, {size}", data=_data(scale), options=options))
+    for size, grid in LONG_RATES.items():
+        options = _lion_options(scale, size, LONG_EPOCHS[scale])
+        options = (*options, f"seed={TUNING_SEED}", f"optimizer.rate={','.join(map(str, grid))}")
+        found.append(Group(name=f"tuning, {LONG}, {size}", data=_data(scale), options=options))
     return found
 
 
 def follow_up(runs: StudyRuns, scale: Scale, seeds: str) -> Sequence[Group]:
     """Return the runs at the tuned rates, with the seeds that are reported."""
+    options_of = {(way, size): _options(scale, way, size) for way in RATES for size in [*SIZES, SAMPLES[scale]]} | {
+        (LONG, size): _lion_options(scale, size, LONG_EPOCHS[scale]) for size in LONG_RATES
+    }
     return [
         Group(
             name=f"{way}, {size}",
             data=_data(scale),
-            options=(*_options(scale, way, size), f"seed={seeds}", f"optimizer.rate={tuned_rate(runs, way, size)}"),
+            options=(*options, f"seed={seeds}", f"optimizer.rate={tuned_rate(runs, way, size)}"),
         )
-        for way in RATES
-        for size in [*SIZES, SAMPLES[scale]]
+        for (way, size), options in options_of.items()
     ]
 
 
@@ -81,6 +87,15 @@ def _options(scale: Scale, way: str, size: int) -> tuple[str, ...]:
         f"trainer.log_every_steps={max(1, 1024 // size)}",
         f"trainer.max_epochs={NUM_EPOCHS[scale] if way == EPOCHS else long}",
         *([f"trainer.max_steps={NUM_UPDATES[scale]}"] if way == UPDATES else []),
+    )
+
+
+def _lion_options(scale: Scale, size: int, epochs: int) -> tuple[str, ...]:
+    """Return the options of the second part: a bottleneck MLP on mirrored images, the rate falling to zero."""
+    return (
+        *(*_common(scale), "model=bottleneck_mlp", "model.depth=1", f"model.width={HIDDEN[scale] // 2}"),
+        *("optimizer=lion", "schedule=cosine", "augment=flip_crop", "augment.crop_padding=0"),
+        *(f"batch.size={size}", f"trainer.max_epochs={epochs}"),
     )
 
 

@@ -14,6 +14,8 @@ from pipeline.studies.batch_runs import (
     EPOCHS,
     LION_RATES,
     LION_SIZES,
+    LONG,
+    LONG_RATES,
     RATES,
     SIZES,
     TUNING_SEED,
@@ -58,8 +60,14 @@ def record_of(*, seed: int, accuracy: float, size: int = 64, updates_to_target: 
     )
 
 
-def runs_of(accuracy: dict[str, dict[int, float]], *, lion_gain: float = -3.0) -> StudyRuns:
-    """Return all runs: `lion_gain` is what eight times the batch adds at the bottleneck MLP."""
+def runs_of(
+    accuracy: dict[str, dict[int, float]], *, lion_gain: float = -3.0, long_loss: tuple[float, float] = (1.9, 1.5)
+) -> StudyRuns:
+    """Return all runs: `lion_gain` is what eight times the batch adds at the bottleneck MLP.
+
+    Args:
+        long_loss: after many epochs, of the small and of the large batch.
+    """
     runs = []
     for way, rates in RATES.items():
         for size, middle in zip((*SIZES, WHOLE), rates, strict=True):
@@ -79,12 +87,20 @@ def runs_of(accuracy: dict[str, dict[int, float]], *, lion_gain: float = -3.0) -
                 loss = 2.0 * (rate_place != 1) + 8.0 * (rate_place == 2 and size == LION_SIZES[0])
                 found = record_of(seed=seed, accuracy=45 + lion_gain * place - loss + 0.1 * seed % 1)
                 runs.append(StudyRun(group=f"lion, {size}", options={"optimizer.rate": str(rate)}, record=found))
+    for loss, (size, rates) in zip(long_loss, LONG_RATES.items(), strict=True):
+        for place, rate in enumerate(rates):
+            tuning = record_of(seed=TUNING_SEED, accuracy=48 - place)
+            runs.append(StudyRun(group=f"tuning, {LONG}, {size}", options={"optimizer.rate": str(rate)}, record=tuning))
+        for seed in range(3):
+            found = record_of(seed=seed, accuracy=48)
+            found = replace(found, summary=found.summary | {"val/loss": loss + 0.01 * seed})
+            runs.append(StudyRun(group=f"{LONG}, {size}", options={"seed": str(seed)}, record=found))
     return StudyRuns(runs=runs)
 
 
 def test_the_verdict_follows_the_accuracies(tmp_path: Path) -> None:
     outcome = measure(runs_of(LECTURE))
-    assert [check.passes for check in outcome.checks] == [True, True, True, True, True, False, True]
+    assert [check.passes for check in outcome.checks] == [True, True, True, True, True, False, True, True]
     assert outcome.checks[0].estimate.value == pytest.approx(13.0)
     assert outcome.checks[4].estimate.value == pytest.approx(8.0)
     assert verdict_of(outcome.checks) is Verdict.conditions
@@ -92,8 +108,8 @@ def test_the_verdict_follows_the_accuracies(tmp_path: Path) -> None:
 
 
 def test_where_larger_batches_are_better_the_paper_is_right_and_the_lecture_wrong() -> None:
-    checks = measure(runs_of(LARGER_IS_BETTER, lion_gain=2.0)).checks
-    assert [checks[place].passes for place in (0, 1, 4, 5)] == [False, False, True, True]
+    checks = measure(runs_of(LARGER_IS_BETTER, lion_gain=2.0, long_loss=(1.5, 1.6))).checks
+    assert [checks[place].passes for place in (0, 1, 4, 5, 6)] == [False, False, True, True, False]
     assert checks[5].estimate.value == pytest.approx(4.0)
 
 
@@ -101,7 +117,8 @@ def test_the_follow_up_runs_each_size_at_the_rate_that_was_best_on_the_tuning_se
     runs = runs_of(LECTURE)
     assert tuned_rate(runs, EPOCHS, 64) == "0.03"
     found = follow_up(runs, Scale.laptop, "0,1,2")
-    assert len(found) == 2 * (len(SIZES) + 1)
+    assert len(found) == 2 * (len(SIZES) + 1) + len(LONG_RATES)
+    assert "optimizer.rate=0.0003" in found[-2].options
     rates = {option for group in found if group.name == f"{UPDATES}, 512" for option in group.options}
     assert {"optimizer.rate=0.12", "seed=0,1,2", "batch.size=512"} <= rates
     high = StudyRuns(
@@ -146,7 +163,7 @@ def test_a_size_that_never_reaches_the_target_has_no_cost_and_passes_no_check_of
     flat = Series(steps=[100], values=[2.0])
     stuck = [
         replace(run, record=replace(run.record, series=run.record.series | {"train/loss": flat}))
-        if run.group.endswith(f", {WHOLE}") and not run.group.startswith(("tuning", "lion"))
+        if run.group.endswith(f", {WHOLE}") and not run.group.startswith(("tuning", "lion", LONG))
         else run
         for run in runs.runs
     ]
