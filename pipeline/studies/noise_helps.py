@@ -31,8 +31,9 @@ FULL, MINI, NOISE, APART = "alike, full batch", "alike, mini-batches", "alike, n
 REST, REST_FULL, REST_MINI, REST_NOISE = "two layers of three", "on, full batch", "on, mini-batches", "on, noise"
 SMALL, LARGE = "small batches", "the whole set as a batch"
 SADDLE, GONE_ON = (FULL, MINI, NOISE, APART), (REST_FULL, REST_MINI, REST_NOISE)
-# Such a net can get all points right; who has fewer than so many right at the end is at rest elsewhere.
-AT_REST_BELOW = 0.95
+# Such a net can get all points right. One that has fewer than so many right at the end, and a gradient shorter than this,
+# is at rest elsewhere.
+AT_REST_BELOW, AT_REST_GRADIENT = 0.95, 0.05
 # Curvatures that are negative by a smaller share of the largest one are taken for 0.
 NO_WAY_DOWN = 1e-2
 # Training losses at which small and large batches are compared; the last one decides.
@@ -41,25 +42,30 @@ PLAIN = (
     *("optimizer=sgd", "optimizer.momentum=0", "augment=none", "schedule=constant", "trainer.log_every_steps=10"),
     *("track.layers_every_steps=null", "track.noise_scale_every_steps=null", "track.gap=false"),
 )
-RINGS = (*PLAIN, "model=mlp", "optimizer.rate=0.5")
+RINGS = (*PLAIN, "model=mlp")
+# A rate at which no curvature that they meet (up to 5) is too large for them to come to rest: 2 / rate is 10.
+TWO_LAYERS = (*RINGS, "model.hidden=[3,3]", "optimizer.rate=0.2")
 
 
 def groups(scale: Scale, seeds: str) -> Sequence[Group]:
     width, steps = ("[32]", 600) if scale is Scale.laptop else ("[1024]", 2000)
-    layer = (*RINGS, f"model.hidden={width}", "model.activation=tanh", "model.init=kaiming", f"seed={seeds}")
+    layer = (
+        *(*RINGS, f"model.hidden={width}", "model.activation=tanh", "model.init=kaiming"),
+        *("optimizer.rate=0.5", f"seed={seeds}"),
+    )
     whole = ("batch.size=full", f"trainer.max_epochs={steps}", f"evaluation.every_epochs={steps}")
     # 40 steps an epoch.
     mini = ("batch.size=50", f"trainer.max_epochs={steps // 40}", f"evaluation.every_epochs={steps // 40}")
     alike = "model.identical_units=true"
     # Not all come to rest, so of these there are twice as many.
     twice = ",".join(str(seed) for seed in range(2 * len(seeds.split(","))))
-    rest = ("model.hidden=[3,3]", "batch.size=full", "trainer.max_epochs=1000", "evaluation.every_epochs=1000")
+    rest = ("batch.size=full", "trainer.max_epochs=1500", "evaluation.every_epochs=1500")
     return [
         Group(name=FULL, data="rings", options=(*layer, *whole, alike)),
         Group(name=MINI, data="rings", options=(*layer, *mini, alike)),
         Group(name=NOISE, data="rings", options=(*layer, *whole, alike, "gradient_noise.std=0.01")),
         Group(name=APART, data="rings", options=(*layer, *whole)),
-        Group(name=REST, data="rings", options=(*RINGS, *rest, f"seed={twice}")),
+        Group(name=REST, data="rings", options=(*TWO_LAYERS, *rest, f"seed={twice}")),
         *_batches(scale, seeds),
     ]
 
@@ -84,12 +90,12 @@ def _batches(scale: Scale, seeds: str) -> list[Group]:
 def follow_up(runs: StudyRuns, scale: Scale, seeds: str) -> Sequence[Group]:
     """Go on from where small nets came to rest: as before, with mini-batches, and with noise for a while."""
     found = []
-    whole = ("batch.size=full", "trainer.max_epochs=800", "evaluation.every_epochs=800")
-    noise = ("gradient_noise.std=0.3", "gradient_noise.stop={value:0.6,unit:frac}")
+    whole = ("batch.size=full", "trainer.max_epochs=1000", "evaluation.every_epochs=1000")
+    noise = ("gradient_noise.std=0.5", "gradient_noise.stop={value:0.6,unit:frac}")
     for run in at_rest(runs):
         start = (f"init.run={run.record.folder}", "init.head=keep", f"seed={run.seed}")
-        options = (*RINGS, "model.hidden=[3,3]", *start)
-        mini = (*options, "batch.size=20", "trainer.max_epochs=8", "evaluation.every_epochs=8")
+        options = (*TWO_LAYERS, *start)
+        mini = (*options, "batch.size=20", "trainer.max_epochs=10", "evaluation.every_epochs=10")
         found += [
             Group(name=REST_FULL, data="rings", options=(*options, *whole)),
             Group(name=REST_MINI, data="rings", options=mini),
@@ -99,12 +105,16 @@ def follow_up(runs: StudyRuns, scale: Scale, seeds: str) -> Sequence[Group]:
 
 
 def at_rest(runs: StudyRuns) -> list[StudyRun]:
-    """Return the runs of small nets that ended with points wrong that they could get right.
+    """Return the runs of small nets that ended, and do not move, with points wrong that they could get right.
 
     Raises:
         UserError: there are none to go on from.
     """
-    found = [run for run in runs.of(REST) if run.metric(ACCURACY) < AT_REST_BELOW]
+    found = [
+        run
+        for run in runs.of(REST)
+        if run.metric(ACCURACY) < AT_REST_BELOW and run.metric("grad/norm") < AT_REST_GRADIENT
+    ]
     if not found:
         raise UserError("noise-helps: no run came to rest in a local minimum; give more of them by seeds=5")
     return found

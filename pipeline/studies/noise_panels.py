@@ -29,7 +29,8 @@ def ways_on(before: Sequence[StudyRun], after: Mapping[str, Sequence[StudyRun]],
     end = round(before[0].metric("steps"))
     return Panel(
         x=Axis(label="updates"),
-        y=Axis(label="training loss", unit="nats", limits=(0, None)),
+        # Bands of noise reach higher for a few updates.
+        y=Axis(label="training loss", unit="nats", limits=(0, 1)),
         series=[
             loss_series(before, label="full batch, coming to rest", colour=6),
             *(

@@ -40,7 +40,12 @@ from tiny_data import prepare_here
 
 
 def made_up(
-    group: str = "any", *, seed: int = 0, accuracy: float = 1.0, series: dict[str, Series] | None = None
+    group: str = "any",
+    *,
+    seed: int = 0,
+    accuracy: float = 1.0,
+    gradient: float = 1e-3,
+    series: dict[str, Series] | None = None,
 ) -> StudyRun:
     """Return a run that never was."""
     record = RunRecord(
@@ -48,7 +53,7 @@ def made_up(
         name=str(seed),
         config={"seed": seed},
         facts={},
-        summary={ACCURACY: accuracy, "steps": 100},
+        summary={ACCURACY: accuracy, "grad/norm": gradient, "steps": 100},
         series=series or {},
         media=[],
     )
@@ -80,8 +85,12 @@ def test_small_batches_are_compared_seed_by_seed_with_the_whole_set() -> None:
 
 
 def test_only_runs_at_rest_in_the_wrong_place_go_on_in_three_ways() -> None:
+    ends = [(1.0, 1e-3), (0.84, 1e-3), (0.999, 1e-3), (0.5, 1e-9), (0.84, 0.2)]  # the last one still moves
     finished = StudyRuns(
-        runs=[made_up(REST, seed=seed, accuracy=accuracy) for seed, accuracy in enumerate((1.0, 0.84, 0.999, 0.5))]
+        runs=[
+            made_up(REST, seed=seed, accuracy=accuracy, gradient=gradient)
+            for seed, (accuracy, gradient) in enumerate(ends)
+        ]
     )
     found = follow_up(finished, Scale.laptop, "0,1")
     assert [group.name for group in found] == [REST_FULL, REST_MINI, REST_NOISE] * 2
