@@ -31,8 +31,8 @@ FULL, MINI, NOISE, APART = "alike, full batch", "alike, mini-batches", "alike, n
 REST, REST_FULL, REST_MINI, REST_NOISE = "two layers of three", "on, full batch", "on, mini-batches", "on, noise"
 SMALL, LARGE = "small batches", "the whole set as a batch"
 SADDLE, GONE_ON = (FULL, MINI, NOISE, APART), (REST_FULL, REST_MINI, REST_NOISE)
-# Such a net can get all points right. One that has fewer than so many right at the end, and a gradient shorter than this,
-# is at rest elsewhere.
+# Such a net can get all points right. One that gets fewer right than this at the end, and whose gradient is shorter
+# than this, is at rest elsewhere.
 AT_REST_BELOW, AT_REST_GRADIENT = 0.95, 0.05
 # Curvatures that are negative by a smaller share of the largest one are taken for 0.
 NO_WAY_DOWN = 1e-2
