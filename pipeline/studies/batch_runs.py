@@ -45,9 +45,9 @@ def groups(scale: Scale, seeds: str) -> Sequence[Group]:
         options = _lion_options(scale, size, LION_EPOCHS[scale])
         options = (*options, f"seed={TUNING_SEED},{seeds}", f"optimizer.rate={held}")
         found.append(Group(name=f"lion, {size}", data=_data(scale), options=options))
-    for size, grid in LONG_RATES.items():
+    for size, several in LONG_RATES.items():
         options = _lion_options(scale, size, LONG_EPOCHS[scale])
-        options = (*options, f"seed={TUNING_SEED}", f"optimizer.rate={','.join(map(str, grid))}")
+        options = (*options, f"seed={TUNING_SEED}", f"optimizer.rate={','.join(map(str, several))}")
         found.append(Group(name=f"tuning, {LONG}, {size}", data=_data(scale), options=options))
     return found
 
