@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 from pipeline.compose import compose
+from pipeline.data.concat import ConcatReader
 from pipeline.data.crop import CentreCrop
 from pipeline.data.encoded import EncodedReader
 from pipeline.data.order import slots_of
@@ -70,6 +71,22 @@ def test_readers_give_targets_as_they_were_stored(data: DataSet, samples: Sample
         assert np.array_equal(found, stored["train"][1][ids])
         assert np.array_equal(images.numpy(), stored["train"][0][ids])
         reader.close()
+
+
+def test_mixed_sets_give_each_sample_its_own_targets(data: DataSet, samples: Samples, tmp_path: Path) -> None:
+    shifted = {split: (pixels, targets + 100) for split, (pixels, targets) in samples.items()}
+    other = write_regression_set(tmp_path / "other", shifted)
+    reader = ConcatReader([PackedReader(data, "train"), PackedReader(other, "train")])
+    ids = np.random.default_rng(2).permutation(2 * COUNTS["train"])
+    images = torch.empty((len(ids), *reader.image_shape), dtype=torch.uint8)
+    found = reader.fill(slots_of(ids), epoch=0, out=images)
+    reader.close()
+    stored = np.concatenate([samples["train"][1], shifted["train"][1]])
+    assert found.dtype == np.float32
+    assert np.array_equal(found, stored[ids])
+    both = f"data.paths=[{data.root},{other.root}]"
+    summary = train_here(data.root, tmp_path / "run", *SMALL, both)
+    assert summary["data"]["train_samples"] == 2 * COUNTS["train"]
 
 
 def test_gradient_descent_on_the_mean_squared_error_ends_at_least_squares(
