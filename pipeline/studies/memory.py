@@ -1,7 +1,8 @@
 """A data set larger than the memory for it: batches streamed from disk, with flat memory and the same loss.
 
 What is capped is `data.memory_bytes`: the bytes of shards that a run holds, in its page table and in the page cache.
-The set, training and validation together, is ten times that.
+The set, training and validation together, is ten times that. Evaluation has batches, and so memory, of its own: some
+20 MB that are taken once. It comes after the last row here, so that a slope is that of training.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ TOLD = {
 CAP_BYTES = 32 << 20
 # For the net and its batches without data to speak of: the least under which windows of one shard can be read.
 EMPTY_CAP_BYTES = 8 << 20
-SPEED, ACCURACY = "rate/images_per_s", "val/top1_frac"
+SPEED = "rate/images_per_s"
 # The bounds. A run that kept what it reads would gain 100 MB for 100 MB read.
 MOST_GAINED_MB, LEAST_KEPT_MB, MOST_CAPS, MOST_LOSS_DIFFERENCE = 2.0, 50.0, 1.5, 1e-6
 # Under the cap memory should be flat once so many caps were read.
@@ -33,22 +34,22 @@ FILLING_CAPS = 2
 
 
 def groups(scale: Scale, seeds: str) -> Sequence[Group]:
-    hidden, epochs = ("[32]", "2") if scale is Scale.laptop else ("[4096,4096]", "4")
+    hidden, epochs = ("[32]", 3) if scale is Scale.laptop else ("[4096,4096]", 6)
     plain = (
         *(f"seed={seeds}", "model=mlp", f"model.hidden={hidden}", "optimizer=sgd", "optimizer.rate=0.01"),
-        *("schedule=constant", "augment=none", "batch.size=80", f"trainer.max_epochs={epochs}"),
-        *("trainer.log_every_steps=5", "log_sample_ids=true"),
-        # Checksums would bring the set into the page cache first; large batches of evaluation are memory of their own.
-        *("data.check=sizes", "evaluation.slots_per_rank=80", "track.gap=false"),
+        *("schedule=constant", "augment=none", "batch.size=80", "trainer.log_every_steps=5"),
+        # Checksums would bring the set into the page cache first.
+        *("data.check=sizes", f"evaluation.every_epochs={epochs}", "log_sample_ids=true", "track.gap=false"),
         *("track.layers_every_steps=null", "track.noise_scale_every_steps=null"),
     )
     window = ("order=window", "order.lanes=4", "order.window_chunks=2")
     small = ("order=window", "order.lanes=2", "order.window_chunks=1", "data.train_split=val")
+    capped, long = f"data.memory_bytes={CAP_BYTES}", f"trainer.max_epochs={epochs}"
     options = {
-        CAPPED: (*window, f"data.memory_bytes={CAP_BYTES}"),
-        WHOLE: window,
-        JUMPING: ("order=full", f"data.memory_bytes={CAP_BYTES}"),
-        EMPTY: (*small, f"data.memory_bytes={EMPTY_CAP_BYTES}"),
+        CAPPED: (*window, long, capped),
+        WHOLE: (*window, long),
+        JUMPING: ("order=full", "trainer.max_epochs=1", capped),
+        EMPTY: (*small, long, f"data.memory_bytes={EMPTY_CAP_BYTES}"),
     }
     return [Group(name=name, data="cifar10-64", options=(*plain, *more)) for name, more in options.items()]
 
@@ -103,13 +104,12 @@ def conclude(runs: StudyRuns, readings: Mapping[str, Sequence[Reading]]) -> Outc
     return Outcome(
         checks=checks,
         picture=_picture(runs, readings, speeds),
-        columns=["reading", "peak above next to no data, MB", "images/s", "accuracy, %", "seeds"],
+        columns=["reading", "peak above next to no data, MB", "images/s", "seeds"],
         rows=[
             [
                 TOLD[name],
                 spread_text(above[name]),
                 spread_text(speeds[name], decimals=0),
-                spread_text(runs.values(name, ACCURACY), factor=100),
                 len(found),
             ]
             for name, found in readings.items()
@@ -144,12 +144,13 @@ def _picture(
     base_mb = statistics.fmean(reading.peak_mb for reading in readings[EMPTY])
     first, seeds = readings[CAPPED][0], [run.seed for run in runs.of(CAPPED)]
     caption = (
-        f"Training an MLP on {first.epoch_mb:,.0f} MB of images, {seeds_text(seeds)}."
+        f"Training an MLP on {first.epoch_mb:,.0f} MB of images, with a cap of {CAP_BYTES / MB:.0f} MB on what is"
+        f" in memory of them, {seeds_text(seeds)}."
         " Left: highest resident memory so far, above the peak of a run with next to no data; bands: lowest to highest"
         f" seed. Middle: training loss of seed {seeds[0]}, the same batches. Right: bars: lowest to highest seed."
     )
     return Picture(
-        title="Training on a set ten times the memory for it",
+        title=f"Training on {first.epoch_mb * MB / CAP_BYTES:.1f} times as much as may be in memory",
         caption=caption,
         panels=[
             Panel(
@@ -199,7 +200,9 @@ def _losses(runs: StudyRuns) -> Panel:
 def _speeds(speeds: Mapping[str, Sequence[float]]) -> Panel:
     names = (WHOLE, CAPPED, JUMPING)
     return Panel(
-        x=Axis(label="", ticks=dict(enumerate(["in memory", "capped", "capped, full order"])), limits=(-0.5, 2.5)),
+        x=Axis(
+            label="reading", ticks=dict(enumerate(["in memory", "capped", "capped, full order"])), limits=(-0.5, 2.5)
+        ),
         y=Axis(label="speed", unit="images/s", limits=(0, None)),
         series=[
             Series(
@@ -221,5 +224,5 @@ STUDY = Study(
     question="Does memory stay flat, is every image read once an epoch, and is the loss that of a set held in memory?",
     groups=groups,
     measure=measure,
-    seeds={Scale.laptop: 3, Scale.gpu: 5},
+    seeds={Scale.laptop: 5, Scale.gpu: 5},
 )
