@@ -14,7 +14,7 @@ from contextlib import nullcontext
 import torch
 
 from pipeline.build_model import build_model
-from pipeline.build_objective import build_augmentation, build_objectives, check_labels
+from pipeline.build_objective import build_augmentation, build_objectives, check_best, check_labels
 from pipeline.build_optimizer import build_optimizer
 from pipeline.config import TrainConfig
 from pipeline.shards.manifest import DataSet, Statistics
@@ -43,6 +43,7 @@ def build_module(
             config.model, in_features=math.prod(image_shape), num_classes=data_set.num_classes, seed=config.seed
         )
     check_labels(config.objective, data_set, model=config.model)
+    check_best(config.checkpoint, data_set)
     mean, std = pixel_statistics(data_set.statistics, channels=image_shape[2])
     return ClassifierModule(
         model,

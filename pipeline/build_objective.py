@@ -18,6 +18,7 @@ from pipeline.objective_config import (
 from pipeline.shards.errors import UserError
 from pipeline.shards.manifest import DataSet
 from pipeline.shards.task import Task
+from pipeline.trainer_config import CheckpointConfig
 from pipeline.training.augmentation import Augmentation
 from pipeline.training.objective import Objectives, binary_cross_entropy, cross_entropy, mean_squared_error
 from pipeline.training.scores import Scores
@@ -65,6 +66,19 @@ def check_labels(config: ObjectiveConfig, data_set: DataSet, *, model: ModelConf
         raise UserError(
             f"{data_set.root}: holds several labels an image, objective=cross_entropy takes one:"
             " use objective=binary_cross_entropy"
+        )
+
+
+def check_best(config: CheckpointConfig, data_set: DataSet) -> None:
+    """Check, before anything is trained, that evaluation will give what decides the best checkpoint.
+
+    Raises:
+        UserError: the share of right answers is to decide, and a regression has none.
+    """
+    if config.keep_best and data_set.task is Task.regression and config.metric in ("val/top1_frac", "val/top5_frac"):
+        raise UserError(
+            f"checkpoint.metric={config.metric}: {data_set.root} has targets, not classes:"
+            " use checkpoint.metric=val/mse"
         )
 
 

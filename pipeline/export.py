@@ -40,6 +40,7 @@ from pipeline.model_card import card_of
 from pipeline.run_folder import CONFIG_FILE
 from pipeline.shards.errors import UserError, run_entry_point
 from pipeline.shards.publish import fsync_folder, publish_bytes, publish_json
+from pipeline.shards.task import Task
 from pipeline.trained import FACTS_FILE, WEIGHTS_FILE, Trained, build_trained, data_at, facts_to_plain, open_trained
 from pipeline.world import World
 
@@ -62,13 +63,13 @@ class Found:
     Attributes:
         largest_difference: of any logit.
         largest_logit: by its absolute value.
-        agreeing: samples for which both name the same class.
+        agreeing: samples for which both name the same class; None: a regression has none.
     """
 
     samples: int
     largest_difference: float
     largest_logit: float
-    agreeing: int
+    agreeing: int | None
 
 
 def main(argv: list[str]) -> int:
@@ -78,9 +79,11 @@ def main(argv: list[str]) -> int:
     config: ExportConfig = compose("export", EXPORT_SCHEMAS, argv)
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     found = export(config)
+    answer = "logit" if found.agreeing is not None else "target"
+    agreeing = "" if found.agreeing is None else f", same class in {found.agreeing}"
     sys.stdout.write(
-        f"{config.out}/{FILES[config.format]}: {found.samples} samples, largest difference of a logit"
-        f" {found.largest_difference:.1e} (logits to {found.largest_logit:.1f}), same class in {found.agreeing}\n"
+        f"{config.out}/{FILES[config.format]}: {found.samples} samples, largest difference of a {answer}"
+        f" {found.largest_difference:.1e} ({answer}s to {found.largest_logit:.1f}){agreeing}\n"
     )
     return 0
 
@@ -146,7 +149,7 @@ def write_checked(trained: Trained, images_BHWC: torch.Tensor, path: Path, confi
         expected_BK = torch.cat([model(part) for part in _parts(pixels_BD)])
     answer, inputs = _write(model, images_BHWC, pixels_BD, path, trained, config)
     said_BK = torch.cat([answer(part) for part in _parts(inputs)])
-    found = compare(expected_BK, said_BK)
+    found = compare(expected_BK, said_BK, has_classes=trained.facts.task is not Task.regression)
     if not found.largest_difference <= TOLERANCE[config.format] * found.largest_logit:
         raise UserError(
             f"format={config.format.name}: the written model says something else than the run's: logits differ by"
@@ -161,14 +164,14 @@ def _parts(rows: torch.Tensor) -> list[torch.Tensor]:
     return [rows[:1], *([rows[1:]] if len(rows) > 1 else [])]
 
 
-def compare(expected_BK: torch.Tensor, said_BK: torch.Tensor) -> Found:
+def compare(expected_BK: torch.Tensor, said_BK: torch.Tensor, *, has_classes: bool = True) -> Found:
     """Return how far outputs are from those expected; a difference that is not a number is infinite."""
     difference = (expected_BK.double() - said_BK.double()).abs().max().item()
     return Found(
         samples=len(expected_BK),
         largest_difference=difference if difference == difference else float("inf"),
         largest_logit=expected_BK.abs().max().item(),
-        agreeing=int((expected_BK.argmax(1) == said_BK.argmax(1)).sum()),
+        agreeing=int((expected_BK.argmax(1) == said_BK.argmax(1)).sum()) if has_classes else None,
     )
 
 

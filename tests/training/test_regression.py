@@ -19,6 +19,7 @@ from pipeline.data.order import slots_of
 from pipeline.data.packed import PackedReader
 from pipeline.evaluate import evaluate
 from pipeline.evaluate_config import EVALUATE_SCHEMAS
+from pipeline.export import main as export_main
 from pipeline.inspect import main as inspect_main
 from pipeline.model_card import card_of
 from pipeline.plan import main as plan_main
@@ -197,6 +198,7 @@ def test_targets_that_do_not_vary_are_met_or_not(off: float, expected: float) ->
         (["objective=binary_cross_entropy"], "use objective=mse"),
         (["objective=mse", "model=perceptron"], "use another, such as model=mlp"),
         (["objective=mse", "data.label_noise=0.5"], "label_noise"),
+        (["objective=mse", "checkpoint.keep_best=1"], "use checkpoint.metric=val/mse"),
     ],
 )
 def test_what_takes_classes_is_refused_and_leaves_nothing(
@@ -226,6 +228,16 @@ def test_a_run_tells_its_own_story_in_words_of_regression(
     with torch.no_grad():
         (wanted,) = build_trained(open_trained(run))(torch.from_numpy(inputs_ND[:1]).float()).tolist()
     assert row["targets"] == pytest.approx(dict(zip(("height-0", "height-1"), wanted, strict=True)), rel=1e-5)
+
+
+def test_an_export_of_a_regression_agrees_in_targets_and_names_no_class(
+    data: DataSet, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train_here(data.root, tmp_path / "run", *SMALL)
+    export_main([f"run={tmp_path / 'run'}", f"out={tmp_path / 'out'}", "samples=5"])
+    told = capsys.readouterr().out.splitlines()[-1]
+    assert "5 samples, largest difference of a target 0.0e+00" in told
+    assert "class" not in told
 
 
 def test_inspect_and_plan_take_targets(
