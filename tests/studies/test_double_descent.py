@@ -98,7 +98,7 @@ def test_a_peak_at_the_threshold_confirms_the_claim(made_fits: Callable[..., Non
     assert network.series[1].y == pytest.approx([20] * len(PEAK))
     assert [mark.x for mark in network.marks] == [9]
     assert features.series[0].x[RATIOS.index(1.0)] == 1000
-    assert features.marks[1].y == pytest.approx(70)
+    assert features.series[2].y == pytest.approx([70, 70])
     assert len(outcome.rows) == len(WIDTHS) + len(RATIOS) + 1
 
 
