@@ -39,7 +39,8 @@ def publish(folder: Path, study: Study, outcome: Outcome, *, runs: StudyRuns, sc
         "statistic": first.statistic,
         "value": first.estimate.value,
         "interval": _interval(first),
-        "seeds": len({run.seed for run in runs.runs}),
+        # Of seeds that only tuned the value knows nothing; of resampled runs there are more than seeds.
+        "seeds": min(first.estimate.n, len({run.seed for run in runs.runs})),
         "seconds": round(sum(run.metric("wall_s") for run in runs.runs), 1),
         "runs": len(runs.runs),
         "checks": [_plain(check) for check in outcome.checks],
