@@ -70,8 +70,8 @@ def page_of(study: Study, result: dict[str, Any], figure_png: bytes) -> str:
     )
     figure = f'<figure><img alt="{escaped(study.title)}" src="data:image/png;base64,{image}"></figure>'
     rule = (
-        "The claim is cut into parts, each with a bound that was stated before the runs. A part holds when its whole"
-        " 95 % interval over seeds lies within the bound; all parts: the claim holds; some: it holds under conditions."
+        "The claim is cut into parts, each with a bound that the study states before its runs. A part holds when its"
+        " whole 95 % interval lies within the bound; all parts: the claim holds; some: it holds under conditions."
     )
     sections = [
         Section(anchor="figure", title="Figure", body=figure),
