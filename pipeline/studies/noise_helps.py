@@ -240,6 +240,7 @@ def _notes(runs: StudyRuns, batches: Mapping[str, Sequence[Sequence[AtLoss]]]) -
     stuck = [gradient_and_curvatures(*weights_of(run)) for run in runs.of(REST_FULL)]
     lengths, lowest = [length for length, _ in stuck], [curvatures[0] for _, curvatures in stuck]
     highest = [curvatures[-1] for _, curvatures in stuck]
+    away = {name: sum(value >= AT_REST_BELOW for value in runs.values(name, ACCURACY)) for name in GONE_ON}
     ends = {name: statistics.fmean(along[-1].loss for along in found) for name, found in batches.items()}
     is_minimum = min(lowest) > -NO_WAY_DOWN * max(highest)
     words = (
@@ -248,6 +249,8 @@ def _notes(runs: StudyRuns, batches: Mapping[str, Sequence[Sequence[AtLoss]]]) -
     return [
         f"Where these small nets come to rest the gradient is at most {max(lengths):.1e} long, and the loss curves by"
         f" {min(lowest):.1e} to {max(highest):.1e}: {words}.",
+        f"Of {len(stuck)} nets that go on from there {away[REST_NOISE]} have at least {100 * AT_REST_BELOW:.0f} % right"
+        f" after noise, {away[REST_MINI]} after mini-batches, {away[REST_FULL]} after full batches.",
         f"Small batches and the whole set are compared at weights whose training loss is first at most {LOSSES[-1]}:"
         f" {ends[SMALL]:.3f} and {ends[LARGE]:.3f} in the mean.",
     ]
