@@ -15,7 +15,7 @@ import statistics
 from collections.abc import Sequence
 
 from pipeline.studies.estimate import Estimate, difference_of, mean_of
-from pipeline.studies.layer_gradients import first_over_last, gradient_norms, gradient_panel, share_passed
+from pipeline.studies.measures.layer_gradients import first_over_last, gradient_norms, gradient_panel, share_passed
 from pipeline.studies.study import Group, Outcome, Picture, Scale, Study, StudyRuns, spread_text
 from pipeline.studies.verdict import Check
 from pipeline.track.plots import Axis, Mark, Panel, Series, seeds_text

@@ -12,8 +12,6 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pipeline.studies.batch_costs import Cost, best_speed, cost_to
-from pipeline.studies.batch_panels import accuracy_panel, cost_panel, lion_panel, tuning_panel
 from pipeline.studies.batch_runs import (
     ACCURACY,
     EPOCHS,
@@ -30,6 +28,8 @@ from pipeline.studies.batch_runs import (
     tuned_rate,
 )
 from pipeline.studies.estimate import Estimate, difference_of, mean_of
+from pipeline.studies.measures.batch_costs import Cost, best_speed, cost_to
+from pipeline.studies.panels.batch_size import accuracy_panel, cost_panel, lion_panel, tuning_panel
 from pipeline.studies.study import Outcome, Picture, Scale, Study, StudyRun, StudyRuns, spread_text
 from pipeline.studies.verdict import Check
 from pipeline.track.plots import seeds_text

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from pipeline.studies.estimate import mean_of, slope_of
-from pipeline.studies.gradient_batches import left_to_draw
-from pipeline.studies.gradient_run import (
+from pipeline.studies.measures.gradient_batches import left_to_draw
+from pipeline.studies.measures.gradient_run import (
     AS_TRAINED,
     CHECKPOINT_STEPS,
     INDEPENDENT,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from pipeline.studies.estimate import difference_of, mean_of
-from pipeline.studies.plane import PLANE, shares_over_plane
+from pipeline.studies.panels.plane import PLANE, shares_over_plane
 from pipeline.studies.study import Group, Outcome, Picture, Scale, Study, StudyRun, StudyRuns, spread_text
 from pipeline.studies.verdict import Check
 from pipeline.track.plots import Axis, Field, Panel, Series, seeds_text

@@ -11,7 +11,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 
 from pipeline.studies.estimate import difference_of, mean_of, slope_of
-from pipeline.studies.memory_reading import LOSS, MB, Reading, largest_difference, read_back
+from pipeline.studies.measures.memory_reading import LOSS, MB, Reading, largest_difference, read_back
 from pipeline.studies.study import Group, Outcome, Picture, Scale, Study, StudyRuns, spread_text
 from pipeline.studies.verdict import Check
 from pipeline.track.plots import Axis, Mark, Panel, Series, seeds_text

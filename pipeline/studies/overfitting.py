@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from pipeline.shards.errors import UserError
 from pipeline.studies.estimate import difference_of, mean_of
-from pipeline.studies.levels import levels_panel
+from pipeline.studies.panels.levels import levels_panel
 from pipeline.studies.study import Group, Outcome, Picture, Scale, Study, StudyRun, StudyRuns, spread_text
 from pipeline.studies.verdict import Check
 from pipeline.track.plots import Axis, Panel, Series, seeds_text

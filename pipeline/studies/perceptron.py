@@ -7,9 +7,9 @@ from collections.abc import Sequence
 
 from pipeline.shards.errors import UserError
 from pipeline.studies.estimate import mean_of
-from pipeline.studies.linear_units import distance_by_epoch, mistakes_bound, mistakes_by_epoch, unit_of
-from pipeline.studies.measuring import models_along, training_samples
-from pipeline.studies.plane import PLANE, shares_over_plane
+from pipeline.studies.measures.linear_units import distance_by_epoch, mistakes_bound, mistakes_by_epoch, unit_of
+from pipeline.studies.measures.models_along import models_along, training_samples
+from pipeline.studies.panels.plane import PLANE, shares_over_plane
 from pipeline.studies.study import Group, Outcome, Picture, Scale, Study, StudyRun, StudyRuns, spread_text
 from pipeline.studies.verdict import Check
 from pipeline.track.plots import Axis, Field, Mark, Panel, Series, seeds_text

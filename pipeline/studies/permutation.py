@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from pipeline.studies.estimate import difference_of, mean_of
-from pipeline.studies.first_layer import DRAWN_SIDE, neighbour_correlation, units, weights_of
-from pipeline.studies.levels import levels_panel
+from pipeline.studies.measures.first_layer import DRAWN_SIDE, neighbour_correlation, units, weights_of
+from pipeline.studies.panels.levels import levels_panel
 from pipeline.studies.study import Group, Outcome, Picture, Scale, Study, StudyRuns, spread_text
 from pipeline.studies.verdict import Check
 from pipeline.track.plots import Axis, Panel, Series, seeds_text

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from pipeline.studies.estimate import Estimate, bootstrap_of, difference_of, mean_of
-from pipeline.studies.power_law import Curve, Floats, Losses, common_grid
-from pipeline.studies.scaling_panels import PAPER_EXPONENT, best_panel, compute_panel, data_panel, size_panel
+from pipeline.studies.measures.power_law import Curve, Floats, Losses, common_grid
+from pipeline.studies.panels.scaling import PAPER_EXPONENT, best_panel, compute_panel, data_panel, size_panel
 from pipeline.studies.study import Group, Outcome, Picture, Scale, Study, StudyRun, StudyRuns, spread_text
 from pipeline.studies.verdict import Check
 from pipeline.track.plots import seeds_text

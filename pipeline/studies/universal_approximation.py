@@ -16,7 +16,7 @@ import math
 from collections.abc import Sequence
 
 from pipeline.studies.estimate import Estimate, mean_of, slope_of
-from pipeline.studies.function_fits import fit_of, fit_series, samples_of
+from pipeline.studies.measures.function_fits import fit_of, fit_series, samples_of
 from pipeline.studies.study import Group, Outcome, Picture, Scale, Study, StudyRun, StudyRuns, spread_text
 from pipeline.studies.verdict import Check
 from pipeline.track.plots import Axis, Mark, Panel, Series, seeds_text

@@ -27,7 +27,7 @@ from pipeline.studies.activations import (
     groups,
     measure,
 )
-from pipeline.studies.layer_gradients import first_over_last, gradient_norms, share_passed
+from pipeline.studies.measures.layer_gradients import first_over_last, gradient_norms, share_passed
 from pipeline.studies.study import Scale, StudyRun, StudyRuns
 from pipeline.studies.verdict import Verdict, verdict_of
 from pipeline.track.plots import save_plot

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-from pipeline.studies.batch_costs import Cost, best_speed, cost_to
 from pipeline.studies.batch_runs import (
     EPOCHS,
     LION_RATES,
@@ -25,6 +24,7 @@ from pipeline.studies.batch_runs import (
     tuned_rate,
 )
 from pipeline.studies.batch_size import TARGET_LOSS, measure
+from pipeline.studies.measures.batch_costs import Cost, best_speed, cost_to
 from pipeline.studies.study import Scale, StudyRun, StudyRuns
 from pipeline.studies.verdict import Verdict, verdict_of
 from pipeline.sweeping.axes import points, read_swept

@@ -10,7 +10,7 @@ from torch.func import functional_call
 from torch.nn import functional
 
 from pipeline.model.mlp import mlp
-from pipeline.studies.curvature import gradient_and_curvatures, loss_of, num_different_units, sharpness
+from pipeline.studies.measures.curvature import gradient_and_curvatures, loss_of, num_different_units, sharpness
 
 
 def full_hessian(model: nn.Module, pixels: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:

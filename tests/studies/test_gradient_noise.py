@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from pipeline.data.order import FullOrder
-from pipeline.studies.gradient_batches import (
+from pipeline.studies.gradient_noise import conclude, groups
+from pipeline.studies.measures.gradient_batches import (
     BatchErrors,
     ExactNoise,
     batch_errors,
@@ -21,8 +22,7 @@ from pipeline.studies.gradient_batches import (
     left_to_draw,
     sample_gradients,
 )
-from pipeline.studies.gradient_noise import conclude, groups
-from pipeline.studies.gradient_run import AS_TRAINED, INDEPENDENT, MOMENTS, Measured, Moment, measure_run
+from pipeline.studies.measures.gradient_run import AS_TRAINED, INDEPENDENT, MOMENTS, Measured, Moment, measure_run
 from pipeline.studies.study import Scale, StudyRun
 from pipeline.studies.verdict import Verdict, verdict_of
 from pipeline.track.run_reading import read_run

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.studies.linear_limits import groups, measure
-from pipeline.studies.plane import LEVELS
+from pipeline.studies.panels.plane import LEVELS
 from pipeline.studies.study import Scale, StudyRun, StudyRuns
 from pipeline.studies.verdict import Verdict, verdict_of
 from pipeline.track.run_reading import RunRecord, read_run

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from pipeline.shards.manifest import DataSet
-from pipeline.studies.measuring import models_along, training_samples
+from pipeline.studies.measures.models_along import models_along, training_samples
 from pipeline.trained import open_trained
 from runs import sample_ids, train_here, weights_of
 from tiny_data import prepare_here, rows_of, stored_image

@@ -10,8 +10,8 @@ import pytest
 
 from made_runs import made_run
 from pipeline.shards.manifest import DataSet
+from pipeline.studies.measures.memory_reading import MB, Reading, num_not_once, read_back
 from pipeline.studies.memory import CAP_BYTES, CAPPED, EMPTY, JUMPING, TOLD, WHOLE, conclude
-from pipeline.studies.memory_reading import MB, Reading, num_not_once, read_back
 from pipeline.studies.study import StudyRun, StudyRuns
 from pipeline.studies.verdict import Verdict, verdict_of
 from pipeline.track.run_reading import read_run

@@ -12,9 +12,9 @@ import torch
 from torch import nn
 
 from pipeline.shards.errors import UserError
-from pipeline.studies import equal_loss
-from pipeline.studies.curvature import num_different_units
-from pipeline.studies.equal_loss import ACCURACY, AtLoss, at_losses
+from pipeline.studies.measures import equal_loss
+from pipeline.studies.measures.curvature import num_different_units
+from pipeline.studies.measures.equal_loss import ACCURACY, AtLoss, at_losses
 from pipeline.studies.noise_helps import (
     FULL,
     LARGE,
@@ -30,7 +30,7 @@ from pipeline.studies.noise_helps import (
     follow_up,
     weights_of,
 )
-from pipeline.studies.noise_panels import loss_series, neurons
+from pipeline.studies.panels.noise_helps import loss_series, neurons
 from pipeline.studies.study import Scale, StudyRun, StudyRuns
 from pipeline.sweeping.axes import points, read_swept
 from pipeline.sweeping.many import resolved

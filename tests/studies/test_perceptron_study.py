@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from made_runs import made_run
 from pipeline.shards.errors import UserError
-from pipeline.studies.linear_units import (
+from pipeline.studies.measures.linear_units import (
     distance_by_epoch,
     find_margin,
     mistakes_bound,

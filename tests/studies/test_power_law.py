@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from pipeline.studies.power_law import Curve, Losses, common_grid, fit_law
+from pipeline.studies.measures.power_law import Curve, Losses, common_grid, fit_law
 
 COMPUTE = np.geomspace(1e9, 1e12, 13)
 

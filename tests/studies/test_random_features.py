@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.studies.random_features import Images, fit_features, read_images, smallest_solution
+from pipeline.studies.measures.random_features import Images, fit_features, read_images, smallest_solution
 from tiny_data import prepare_here, rows_of
 
 GENERATOR = torch.Generator().manual_seed(0)

@@ -13,7 +13,7 @@ import pytest
 from data_prep.source_config import Function
 from data_prep.sources.function import value
 from pipeline.shards.manifest import read_data_set
-from pipeline.studies.function_fits import Fit, fit_of, samples_of
+from pipeline.studies.measures.function_fits import Fit, fit_of, samples_of
 from pipeline.studies.study import Scale, StudyRun, StudyRuns
 from pipeline.studies.universal_approximation import (
     FUNCTIONS,

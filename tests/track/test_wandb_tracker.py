@@ -1,4 +1,4 @@
-"""The tracker of wandb by itself, in a process that does nothing else: where it sends, and what it makes of the record."""
+"""The tracker of wandb in a process that does nothing else: where it sends, and what it makes of the record."""
 
 from __future__ import annotations
 

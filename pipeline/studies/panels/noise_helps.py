@@ -6,8 +6,8 @@ import statistics
 from collections.abc import Mapping, Sequence
 
 from pipeline.model.roles import linear_layers
-from pipeline.studies.equal_loss import ACCURACY, AtLoss
-from pipeline.studies.plane import PLANE, shares_over_plane
+from pipeline.studies.measures.equal_loss import ACCURACY, AtLoss
+from pipeline.studies.panels.plane import PLANE, shares_over_plane
 from pipeline.studies.study import StudyRun
 from pipeline.track.plots import Axis, Field, Mark, Panel, Series
 from pipeline.track.run_reading import Series as RunSeries

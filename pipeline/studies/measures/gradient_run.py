@@ -14,7 +14,7 @@ import statistics
 from dataclasses import dataclass
 
 from pipeline.shards.keyed import make_key
-from pipeline.studies.gradient_batches import (
+from pipeline.studies.measures.gradient_batches import (
     BatchErrors,
     ExactNoise,
     batch_errors,
@@ -23,7 +23,7 @@ from pipeline.studies.gradient_batches import (
     exact_noise,
     sample_gradients,
 )
-from pipeline.studies.measuring import models_along, training_samples
+from pipeline.studies.measures.models_along import models_along, training_samples
 from pipeline.studies.study import StudyRun
 from pipeline.trained import open_trained
 from pipeline.training.noise_scale import WINDOW_FRAC

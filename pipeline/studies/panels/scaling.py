@@ -16,7 +16,7 @@ from dataclasses import replace
 import numpy as np
 
 from pipeline.studies.estimate import Estimate
-from pipeline.studies.power_law import Floats, Losses, PowerLaw
+from pipeline.studies.measures.power_law import Floats, Losses, PowerLaw
 from pipeline.track.plots import Axis, Panel, Series
 
 # Parameters that are best for a compute: Bachmann, Anagnostidis, Hofmann 2023, "Scaling MLPs" (arXiv 2306.13575).

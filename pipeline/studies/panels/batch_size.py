@@ -10,7 +10,7 @@ import math
 import statistics
 from collections.abc import Mapping, Sequence
 
-from pipeline.studies.batch_costs import Cost
+from pipeline.studies.measures.batch_costs import Cost
 from pipeline.track.plots import Axis, Panel, Series
 
 REFERENCE = 64

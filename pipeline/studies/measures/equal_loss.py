@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pipeline.shards.errors import UserError
-from pipeline.studies.curvature import loss_of, sharpness
-from pipeline.studies.measuring import models_along, training_samples
+from pipeline.studies.measures.curvature import loss_of, sharpness
+from pipeline.studies.measures.models_along import models_along, training_samples
 from pipeline.studies.study import StudyRun
 from pipeline.trained import open_trained
 

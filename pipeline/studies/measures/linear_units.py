@@ -21,7 +21,7 @@ import numpy.typing as npt
 from torch import nn
 
 from pipeline.model.roles import output_layer
-from pipeline.studies.measuring import models_along, training_samples
+from pipeline.studies.measures.models_along import models_along, training_samples
 from pipeline.studies.study import StudyRun
 from pipeline.trained import open_trained
 

@@ -6,7 +6,7 @@ import math
 import statistics
 from collections.abc import Sequence
 
-from pipeline.studies.random_features import FeatureFit
+from pipeline.studies.measures.random_features import FeatureFit
 from pipeline.track.plots import Axis, Mark, Panel, Series
 
 # Errors of each seed, in %, by the width of the network.

@@ -1,0 +1,1 @@
+"""What studies measure of trained models and finished runs: gradients, curvature, closed-form solutions, fits."""

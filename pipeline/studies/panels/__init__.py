@@ -1,0 +1,1 @@
+"""Panels of the figures of studies, where they are many or shared."""
