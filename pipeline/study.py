@@ -16,7 +16,7 @@ from pipeline.compose import compose, help_text
 from pipeline.run_folder import SUMMARY_FILE
 from pipeline.shards.errors import UserError, run_entry_point
 from pipeline.studies import STUDIES
-from pipeline.studies.data_sets import ready
+from pipeline.studies.data_sets import TITLES, ready
 from pipeline.studies.result import FIGURE_FILE, REPORT_FILE, RESULT_FILE, publish
 from pipeline.studies.study import Group, Study, StudyRun, StudyRuns
 from pipeline.study_config import STUDY_SCHEMAS, StudyConfig
@@ -103,8 +103,16 @@ def carry_out_study(study: Study, config: StudyConfig) -> dict[str, Any]:
     groups = list(study.groups(config.scale, seeds))
     finished = _run_groups(study, config, groups)
     if study.follow_up is not None:
-        finished = _run_groups(study, config, [*groups, *study.follow_up(finished, config.scale, seeds)])
-    return publish(folder_of(study, config), study, study.measure(finished), runs=finished, scale=config.scale)
+        groups += study.follow_up(finished, config.scale, seeds)
+        finished = _run_groups(study, config, groups)
+    return publish(
+        folder_of(study, config),
+        study,
+        study.measure(finished),
+        runs=finished,
+        scale=config.scale,
+        data=list(dict.fromkeys(TITLES[group.data] for group in groups)),
+    )
 
 
 def _run_groups(study: Study, config: StudyConfig, groups: Sequence[Group]) -> StudyRuns:

@@ -110,7 +110,7 @@ def measure(runs: StudyRuns) -> Outcome:
     )
     long = {size: [100 * value for value in runs.values(f"{LONG}, {size}", ACCURACY)] for size in LONG_RATES}
     caption = (
-        f"CIFAR-10 at few pixels, {whole:,} training images, {seeds_text(seeds)}, bars: lowest to highest seed. Rates"
+        f"{whole:,} training images of CIFAR-10, {seeds_text(seeds)}, bars: lowest to highest seed. Rates"
         f" tuned for each size on another seed. Top left: one hidden layer, SGD with momentum, after {epochs} epochs"
         f" and after {updates} updates. Top right: cost of a training loss of {TARGET_LOSS}, relative to a batch of 64."
         " Bottom left: the tuning at equal epochs. Bottom right: Lion at a bottleneck MLP,"

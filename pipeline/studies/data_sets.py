@@ -48,6 +48,23 @@ DATA_SETS: Mapping[str, tuple[str, ...]] = {
         *("source.samples=65536", "source.val_samples=4096"),
     ),
 }
+# What they are, in the captions of figures.
+TITLES: Mapping[str, str] = {
+    CIFAR10: "CIFAR-10 at 32x32 pixels",
+    "cifar10-8": "CIFAR-10 at 8x8 pixels",
+    "cifar10-8-shuffled": "the same with shuffled pixels",
+    "cifar10-shuffled": "the same with shuffled pixels",
+    "cifar10-64": "vehicles of CIFAR-10 at 64x64 pixels",
+    "deer-truck-8": "deer and trucks of CIFAR-10 at 8x8 grey pixels",
+    "pair-8": "airplanes and ships of CIFAR-10 at 8x8 grey pixels",
+    "points-apart": "points that a line separates",
+    "points-mixed": "points that no line separates",
+    "rings": "points on two rings",
+    "function-waves": "a function of one variable",
+    "function-hills": "a function of two variables",
+    "function-noisy": "a function of one variable with noise",
+    "function-noisy-many": "a function of one variable with noise",
+}
 
 
 def ready(name: str, *, root: Path) -> Path:

@@ -1,6 +1,6 @@
 """What a study leaves: result.json for machines, figure.png, and report.html for people.
 
-publish(folder, study, outcome, runs=runs, scale=Scale.laptop)
+publish(folder, study, outcome, runs=runs, scale=Scale.laptop, data=["CIFAR-10 at 8x8 pixels"])
 
 {"version": 1, "name": "linear-limits", "claim": "...", "verdict": "holds", "statistic": "...", "value": 12.9,
  "interval": [11.8, 14.0], "seeds": 3, "seconds": 412.0, "checks": [...], ...}
@@ -26,8 +26,14 @@ VERSION = 1
 RESULT_FILE, FIGURE_FILE, REPORT_FILE = "result.json", "figure.png", "report.html"
 
 
-def publish(folder: Path, study: Study, outcome: Outcome, *, runs: StudyRuns, scale: Scale) -> dict[str, Any]:
-    """Write the three files, result.json last, and return its content."""
+def publish(
+    folder: Path, study: Study, outcome: Outcome, *, runs: StudyRuns, scale: Scale, data: Sequence[str]
+) -> dict[str, Any]:
+    """Write the three files, result.json last, and return its content.
+
+    Args:
+        data: what was trained on, in words for the figure.
+    """
     first = outcome.checks[0]
     result = {
         "version": VERSION,
@@ -35,6 +41,7 @@ def publish(folder: Path, study: Study, outcome: Outcome, *, runs: StudyRuns, sc
         "scale": scale.value,
         "claim": study.claim,
         "question": study.question,
+        "data": list(data),
         "verdict": verdict_of(outcome.checks).value,
         "statistic": first.statistic,
         "value": first.estimate.value,
@@ -51,7 +58,8 @@ def publish(folder: Path, study: Study, outcome: Outcome, *, runs: StudyRuns, sc
         **{key: runs.runs[0].record.facts.get(key) for key in ("git_commit", "versions", "machine")},
     }
     picture = outcome.picture
-    save_plot(folder / FIGURE_FILE, picture.panels, title=picture.title, caption=picture.caption)
+    caption = f"{picture.caption} Data: {', '.join(data)}."
+    save_plot(folder / FIGURE_FILE, picture.panels, title=picture.title, caption=caption)
     publish_bytes(folder / REPORT_FILE, page_of(study, result, (folder / FIGURE_FILE).read_bytes()).encode())
     publish_json(folder / RESULT_FILE, result)
     return result

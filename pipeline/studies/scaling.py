@@ -119,7 +119,7 @@ def measure(runs: StudyRuns) -> Outcome:
         "Bands are of 1,000 draws of runs with replacement, each drawn run with its whole curve.",
     ]
     caption = (
-        f"Residual bottleneck MLPs on CIFAR-10 at 8x8 pixels, {seeds_text(seeds)}; lines are means over seeds, bars the"
+        f"Residual bottleneck MLPs on CIFAR-10, {seeds_text(seeds)}; lines are means over seeds, bars the"
         " lowest to the highest seed. Top left: each size while it trains, and the law of the lowest losses, fitted"
         " where the best size is known. Top right: sizes at equal compute. Bottom left: the best of these, wherever it"
         " has a larger and a smaller neighbour. Bottom right: the lowest validation loss of a run."

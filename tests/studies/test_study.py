@@ -72,6 +72,7 @@ def test_a_study_runs_measures_and_tells_and_again_runs_nothing(
         for numbers in (("0004", "0005"), ("0000", "0001"))
     )
     assert result["value"] == pytest.approx(sum(first) / 2 - sum(second) / 2)
+    assert result["data"] == ["points on two rings"]
     assert result["checks"][0]["passes"] == (result["interval"][0] > 0.1)
     page = (folder / "report.html").read_text()
     assert "A &lt;tiny&gt; study" in page
@@ -149,6 +150,10 @@ def test_a_follow_up_is_decided_by_runs_that_are_finished_and_measured_with_them
 def test_a_study_that_is_not_there_is_refused_with_those_that_are() -> None:
     with pytest.raises(UserError, match="no such study; there are all, linear-limits"):
         main(["name=rings"])
+
+
+def test_every_data_set_has_words_for_the_figures() -> None:
+    assert list(data_sets.TITLES) == list(data_sets.DATA_SETS)
 
 
 @pytest.mark.parametrize("scale", Scale)
