@@ -41,6 +41,7 @@ IN_FOLDER = ["--jpegs", "{folder}/jpegs.tar", "--cache", "{folder}"]
             ["--samples", "600", "--steps", "40", "--only", "everything", "--cache", "{folder}", "batch.size=16"],
             2,
         ),
+        ("run_starts", ["--runs", "1", "--jobs", "1", "--repeats", "1", "--cache", "{folder}"], 2),
         ("prepare", ["--samples", "50", "--jpegs", ""], 2),
         ("prepare_limits", ["--images", "20", "--jpegs", "{folder}/jpegs.tar"], 8),
         ("memory", ["--samples", "100", "3000", "--seconds", "60", "--cache", "{folder}"], 2),
