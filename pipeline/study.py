@@ -70,7 +70,7 @@ def _carry_out_all(config: StudyConfig) -> int:
         else:
             outcomes[name] = f"{result['verdict']:<24}{result['seconds']:8,.0f} s"
             _tell(study, result, config)
-    sys.stdout.write("\nstudy                   verdict                 processes' time\n")
+    sys.stdout.write("\nstudy                   verdict                 runs' time\n")
     sys.stdout.write("".join(f"{name:<24}{outcome}\n" for name, outcome in outcomes.items()))
     sys.stdout.flush()
     if failures:
