@@ -10,6 +10,8 @@ Axes: H height, W width, C channels, P = H*W pixels.
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 import numpy.typing as npt
 
@@ -18,9 +20,13 @@ from pipeline.shards.keyed import make_key, random_bits
 UInt8Array = npt.NDArray[np.uint8]
 
 
+# All images of a data set share one, and to sort takes some four times as long as to move an image's pixels.
+@functools.lru_cache(maxsize=1)
 def pixel_order(num_pixels: int, *, seed: int) -> npt.NDArray[np.int64]:
-    """Return int64 (P,): which pixel stands at each place, in reading order."""
-    return np.argsort(random_bits(make_key("pixel_shuffle", seed), np.arange(num_pixels)), kind="stable")
+    """Return int64 (P,): which pixel stands at each place, in reading order. It cannot be written to."""
+    order = np.argsort(random_bits(make_key("pixel_shuffle", seed), np.arange(num_pixels)), kind="stable")
+    order.flags.writeable = False
+    return order
 
 
 def shuffle_pixels(image_HWC: UInt8Array, *, seed: int) -> UInt8Array:
