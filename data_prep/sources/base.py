@@ -11,7 +11,7 @@ needs stands in the item's own row. A split may have more items than fit into me
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -77,16 +77,26 @@ class Items:
             )
 
 
-def numbered_items(split: str, *, num_items: int, num_classes: int, item_bytes: int) -> Iterator[Items]:
-    """List items that a generator makes by their number; labels go round, so classes differ by at most one item."""
+def numbered_items(
+    split: str,
+    *,
+    num_items: int,
+    item_bytes: int,
+    labels_of: Callable[[npt.NDArray[np.int64]], npt.NDArray[np.int64] | npt.NDArray[np.float32]],
+) -> Iterator[Items]:
+    """List items that a generator makes by their number.
+
+    Args:
+        labels_of: from numbers of items to their labels or targets, as `Items` has them.
+    """
     for start in range(0, num_items, MAX_BATCH_ITEMS):
-        offsets = np.arange(start, min(start + MAX_BATCH_ITEMS, num_items), dtype=np.int64)
+        numbers = np.arange(start, min(start + MAX_BATCH_ITEMS, num_items), dtype=np.int64)
         yield Items(
-            labels=offsets % num_classes,
-            source_keys=[f"{split}/{index:09d}" for index in offsets],
-            paths=[split] * len(offsets),
-            offsets=offsets,
-            sizes_bytes=np.full(len(offsets), item_bytes, dtype=np.int64),
+            labels=labels_of(numbers),
+            source_keys=[f"{split}/{number:09d}" for number in numbers],
+            paths=[split] * len(numbers),
+            offsets=numbers,
+            sizes_bytes=np.full(len(numbers), item_bytes, dtype=np.int64),
         )
 
 

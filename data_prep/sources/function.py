@@ -14,6 +14,7 @@ Axes: N samples, V variables.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
@@ -21,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from data_prep.source_config import Function
-from data_prep.sources.base import MAX_BATCH_ITEMS, ImageArray, Items
+from data_prep.sources.base import ImageArray, Items, numbered_items
 from pipeline.shards.keyed import make_key, random_bits
 from pipeline.shards.task import Task
 
@@ -108,23 +109,23 @@ class FunctionSource:
 
     def list_items(self, split: str) -> Iterator[Items]:
         """List a split's points with their targets."""
-        num_items, item_bytes = self._num_samples[split], SHAPES[self.function].num_variables
-        for start in range(0, num_items, MAX_BATCH_ITEMS):
-            offsets = np.arange(start, min(start + MAX_BATCH_ITEMS, num_items), dtype=np.int64)
-            targets_N = value(self.function, self._levels(split, offsets) / (LEVELS - 1))
-            if split == "train":
-                targets_N = targets_N + self._noise * self._normal(offsets)
-            yield Items(
-                labels=targets_N[:, None].astype(np.float32),
-                source_keys=[f"{split}/{index:09d}" for index in offsets],
-                paths=[split] * len(offsets),
-                offsets=offsets,
-                sizes_bytes=np.full(len(offsets), item_bytes, dtype=np.int64),
-            )
+        return numbered_items(
+            split,
+            num_items=self._num_samples[split],
+            item_bytes=SHAPES[self.function].num_variables,
+            labels_of=functools.partial(self._targets, split),
+        )
 
     def read(self, *, path: str, offset: int, size_bytes: int) -> ImageArray:
         """Make point number `offset` of split `path`: uint8 (1, variables, 1), the levels of its coordinates."""
         return self._levels(path, np.array([offset])).astype(np.uint8)[:, :, None]
+
+    def _targets(self, split: str, numbers: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
+        """Return the targets of points, (N, 1)."""
+        targets_N = value(self.function, self._levels(split, numbers) / (LEVELS - 1))
+        if split == "train":
+            targets_N = targets_N + self._noise * self._normal(numbers)
+        return targets_N[:, None].astype(np.float32)
 
     def _levels(self, split: str, offsets: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         """Return the levels of points, (N, V), 0 to 255."""

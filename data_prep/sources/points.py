@@ -68,7 +68,8 @@ class PointsSource:
 
     def list_items(self, split: str) -> Iterator[Items]:
         """List a split; labels go round, so that classes differ by at most one point in number."""
-        return numbered_items(split, num_items=self._num_samples[split], num_classes=self._num_classes, item_bytes=2)
+        num_items, num_classes = self._num_samples[split], self._num_classes
+        return numbered_items(split, num_items=num_items, item_bytes=2, labels_of=lambda numbers: numbers % num_classes)
 
     def read(self, *, path: str, offset: int, size_bytes: int) -> ImageArray:
         """Make point number `offset` of split `path`: uint8 (1, 2, 1), its x and y, 0 to 255."""

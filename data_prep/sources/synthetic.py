@@ -86,7 +86,9 @@ class SyntheticSource:
         """List a split; labels go round, so that classes differ by at most one image in number."""
         item_bytes = self._side * self._side * self._channels
         num_items, num_classes = self._num_samples[split], self._num_classes
-        return numbered_items(split, num_items=num_items, num_classes=num_classes, item_bytes=item_bytes)
+        return numbered_items(
+            split, num_items=num_items, item_bytes=item_bytes, labels_of=lambda numbers: numbers % num_classes
+        )
 
     def read(self, *, path: str, offset: int, size_bytes: int) -> ImageArray:
         """Make image number `offset` of split `path`: uint8 (resolution, resolution, channels), values 0 to 248."""
