@@ -219,7 +219,8 @@ def _check_label(extension: str, content: bytes, row: IndexRows, data_set: DataS
         wanted = row[name].tolist()
         if data_set.task is Task.multilabel:
             wanted = [label for label in wanted if label != NO_LABEL]
-        if found != wanted:
+        # true equals 1 in Python, and is no number in JSON.
+        if found != wanted or bool in map(type, found):
             raise ValueError(f"its {name} are {found}, the sidecar says {wanted}")
         if data_set.packed is not None and len(content) != data_set.packed.label_bytes:
             raise ValueError(f"its .json has {len(content)} bytes, {data_set.packed.label_bytes} wanted")

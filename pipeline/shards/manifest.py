@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from pipeline.shards.errors import DamageError, UserError
+from pipeline.shards.index import MAX_LABELS
 from pipeline.shards.publish import Publish
 from pipeline.shards.record import BLOCK_BYTES, END_OF_ARCHIVE, PackedLayout
 from pipeline.shards.task import Task
@@ -195,6 +196,8 @@ def read_data_set(root: Path) -> DataSet:
         task, classes = _task(content["task"]), tuple(map(_text, content["classes"]))
         if packed is not None and (packed.label_bytes is None) != (task is Task.classification):
             raise ValueError(f"layout.label_bytes {packed.label_bytes!r} does not go with task {task}")
+        if task is Task.regression and not 1 <= len(classes) <= MAX_LABELS:
+            raise ValueError(f"{len(classes)} targets a sample: 1 to {MAX_LABELS} wanted")
         class_ids = tuple(map(_text, content.get("class_ids") or classes))
         if len(class_ids) != len(classes):
             raise ValueError(f"{len(class_ids)} class_ids for {len(classes)} classes")

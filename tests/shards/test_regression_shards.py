@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tarfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,8 @@ from hypothesis import strategies as st
 from pipeline.shards.check import find_damage, find_malformed
 from pipeline.shards.errors import DamageError
 from pipeline.shards.index import check_index, encode_index, index_dtype, make_index, read_index
-from pipeline.shards.manifest import DataSet
+from pipeline.shards.manifest import DATA_SET_FILE, DataSet, publish_data_set, read_data_set
+from pipeline.shards.publish import publish_into
 from pipeline.shards.record import PackedLayout, Targets, json_member, label_object, targets_bytes
 from pipeline.shards.task import Task
 from regression_data import random_samples, write_regression_set
@@ -68,6 +70,31 @@ def test_targets_that_differ_between_record_and_sidecar_are_found(data: DataSet,
     (fault,) = find_malformed(data, shard)
     assert "record 3" in fault
     assert "its targets are" in fault
+
+
+def test_a_truth_value_in_a_record_is_no_target(tmp_path: Path) -> None:
+    pixels, targets = random_samples({"val": 1})["val"]
+    data = write_regression_set(tmp_path / "ones", {"val": (pixels, np.ones_like(targets))})
+    shard = data.split("val").shards[0]
+    content = shard.path.read_bytes().replace(b'{"targets":[1.0,1.0]} ', b'{"targets":[true,1.0]}')
+    shard.path.write_bytes(content)
+    rows = np.array(read_index(shard.index_path, num_samples=1))
+    rows["crc32"] = zlib.crc32(content[: int(rows["record_bytes"][0])])
+    shard.index_path.write_bytes(encode_index(rows))
+    (fault,) = find_malformed(data, shard)
+    assert "its targets are [True, 1.0], the sidecar says [1.0, 1.0]" in fault
+
+
+@pytest.mark.parametrize(("num_targets", "is_taken"), [(0, False), (10_000, True), (10_001, False)])
+def test_a_set_names_as_many_targets_as_a_sidecar_can_hold(data: DataSet, num_targets: int, is_taken: bool) -> None:
+    content = json.loads((data.root / DATA_SET_FILE).read_bytes())
+    content["classes"] = [str(number) for number in range(num_targets)]
+    publish_data_set(publish_into(data.root), content)
+    if is_taken:
+        assert read_data_set(data.root).num_classes == num_targets
+    else:
+        with pytest.raises(DamageError, match=f"{num_targets} targets a sample: 1 to 10000 wanted"):
+            read_data_set(data.root)
 
 
 @pytest.mark.parametrize(("value", "wanted"), [(np.nan, "record 2"), (np.inf, "record 2")])
