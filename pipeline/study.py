@@ -17,7 +17,7 @@ from pipeline.run_folder import SUMMARY_FILE
 from pipeline.shards.errors import UserError, run_entry_point
 from pipeline.studies import STUDIES
 from pipeline.studies.data_sets import TITLES, ready
-from pipeline.studies.result import FIGURE_FILE, REPORT_FILE, RESULT_FILE, publish
+from pipeline.studies.result import FIGURE_FILE, REPORT_FILE, RESULT_FILE, interval_text, publish
 from pipeline.studies.study import Group, Study, StudyRun, StudyRuns
 from pipeline.study_config import STUDY_SCHEMAS, StudyConfig
 from pipeline.sweep_config import RunsConfig
@@ -79,9 +79,10 @@ def _carry_out_all(config: StudyConfig) -> int:
 
 
 def _tell(study: Study, result: dict[str, Any], config: StudyConfig) -> None:
+    interval = interval_text(result["interval"])
     sys.stdout.write(
         f"\nclaim       {study.claim}\n"
-        f"measured    {result['statistic']}: {result['value']:.4g}{_interval_text(result['interval'])}\n"
+        f"measured    {result['statistic']}: {result['value']:.4g} (95 % interval {interval})\n"
         f"verdict     {result['verdict']}\n"
         f"study       {folder_of(study, config)} ({RESULT_FILE}, {FIGURE_FILE}, {REPORT_FILE})\n"
     )
@@ -155,10 +156,6 @@ def _run_groups(study: Study, config: StudyConfig, groups: Sequence[Group]) -> S
             for name, run, record in zip(names, runs, records, strict=True)
         ]
     )
-
-
-def _interval_text(interval: list[float] | None) -> str:
-    return "" if interval is None else f" ({interval[0]:.4g} to {interval[1]:.4g}, 95 %)"
 
 
 if __name__ == "__main__":

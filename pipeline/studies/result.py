@@ -72,7 +72,7 @@ def page_of(study: Study, result: dict[str, Any], figure_png: bytes) -> str:
     top = tiles(
         [
             Tile(name="verdict", value=result["verdict"]),
-            Tile(name=result["statistic"], value=f"{result['value']:.4g}", more=_interval_text(result["interval"])),
+            Tile(name=result["statistic"], value=f"{result['value']:.4g}", more=interval_text(result["interval"])),
             Tile(name="runs", value=str(result["runs"]), more=f"{result['seeds']} seeds, {result['seconds']:,.0f} s"),
         ]
     )
@@ -121,7 +121,7 @@ def _check_rows(result: dict[str, Any]) -> Sequence[Sequence[Any]]:
             check["claim"],
             check["statistic"],
             check["value"],
-            _interval_text(check["interval"]),
+            interval_text(check["interval"]),
             check["wanted"],
             "yes" if check["passes"] else "no",
         ]
@@ -129,5 +129,6 @@ def _check_rows(result: dict[str, Any]) -> Sequence[Sequence[Any]]:
     ]
 
 
-def _interval_text(interval: Sequence[float] | None) -> str:
+def interval_text(interval: Sequence[float] | None) -> str:
+    """Return "6.65 to 11.74", or what hinders an interval."""
     return "none: one seed" if interval is None else f"{interval[0]:.4g} to {interval[1]:.4g}"
