@@ -16,11 +16,16 @@ from pipeline.model_config import (
     ModelConfig,
     PerceptronConfig,
 )
+from pipeline.shards.errors import UserError
 from pipeline.shards.keyed import make_key
 
 
 def build_model(config: ModelConfig, *, in_features: int, num_classes: int, seed: int) -> nn.Module:
-    """Return the model; its initial weights are a function of the seed, whether its inputs are shuffled or not."""
+    """Return the model; its initial weights are a function of the seed, whether its inputs are shuffled or not.
+
+    Raises:
+        UserError: options that do not fit images of so many values.
+    """
     torch.manual_seed(make_key("weights", seed) >> 1)
     model = _unshuffled(config, in_features=in_features, num_classes=num_classes)
     if config.input_shuffle_seed is None:
@@ -35,6 +40,11 @@ def _unshuffled(config: ModelConfig, *, in_features: int, num_classes: int) -> n
         case LogisticRegressionConfig():
             return mlp(in_features=in_features, widths=[], num_classes=num_classes)
         case MlpConfig():
+            if config.identical_units and config.skip and config.widths[:1] == [in_features]:
+                raise UserError(
+                    f"model.identical_units: not with model.skip where the first hidden layer has {in_features} units,"
+                    " as many as an image has values, which the skip adds to them; give it another width"
+                )
             return mlp(
                 in_features=in_features,
                 widths=config.widths,

@@ -33,6 +33,17 @@ def test_units_that_are_alike_take_no_layer_norm() -> None:
         compose("train", TRAIN_SCHEMAS, ["data.path=x", "model=mlp", "model.identical_units=true", "model.norm=layer"])
 
 
+def test_a_skip_from_the_image_itself_would_part_units_that_are_alike() -> None:
+    config = MlpConfig(hidden=[12, 12], skip=True, identical_units=True)
+    with pytest.raises(UserError, match="12 units, as many as an image has values"):
+        build_model(config, in_features=12, num_classes=3, seed=0)
+    model = build_model(config, in_features=9, num_classes=3, seed=0)
+    hidden_BU = torch.randn(5, 9)
+    for layer in list(model.children())[:2]:
+        hidden_BU = layer(hidden_BU)
+    torch.testing.assert_close(hidden_BU, hidden_BU[:, :1].expand_as(hidden_BU))
+
+
 @pytest.mark.parametrize(
     ("option", "told"),
     [
