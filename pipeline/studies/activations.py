@@ -16,9 +16,10 @@ from collections.abc import Sequence
 
 from pipeline.studies.estimate import Estimate, difference_of, mean_of
 from pipeline.studies.measures.layer_gradients import first_over_last, gradient_norms, gradient_panel, share_passed
+from pipeline.studies.panels.spread import spread_series
 from pipeline.studies.study import Group, Outcome, Picture, Scale, Study, StudyRuns, spread_text
 from pipeline.studies.verdict import Check
-from pipeline.track.plots import Axis, Mark, Panel, Series, seeds_text
+from pipeline.track.plots import Axis, Mark, Panel, seeds_text
 
 ACCURACY = "val/top1_frac"
 # The initialisation that is meant for each kind of unit; softmax and gelu have none of their own.
@@ -148,22 +149,13 @@ def measure(runs: StudyRuns) -> Outcome:
 
 def _accuracy_panel(accuracies: dict[tuple[str, int], list[float]]) -> Panel:
     places = {depth: place for place, depth in enumerate(DEPTHS)}
-    series: list[Series] = []
-    for kind in INITS:
-        found = [accuracies[kind, depth] for depth in DEPTHS]
-        series.append(
-            Series(
-                label=kind,
-                x=list(places.values()),
-                y=[statistics.fmean(values) for values in found],
-                low=[min(values) for values in found],
-                high=[max(values) for values in found],
-            )
-        )
     return Panel(
         x=Axis(label="hidden layers", ticks={float(place): str(depth) for depth, place in places.items()}),
         y=Axis(label="accuracy", unit="%", limits=(0, None)),
-        series=series,
+        series=[
+            spread_series(list(places.values()), [accuracies[kind, depth] for depth in DEPTHS], label=kind)
+            for kind in INITS
+        ],
         marks=[Mark(y=CHANCE, label="chance")],
         title="Accuracy after training",
     )

@@ -15,11 +15,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from pipeline.studies.estimate import Estimate, difference_of, slope_of
-from pipeline.studies.study import Group, Outcome, Picture, Scale, Study, StudyRun, StudyRuns, spread_text
+from pipeline.studies.measures.least_error import least_error
+from pipeline.studies.panels.spread import spread_series
+from pipeline.studies.study import Group, Outcome, Picture, Scale, Study, StudyRuns, spread_text
 from pipeline.studies.verdict import Check
 from pipeline.track.plots import Axis, Mark, Panel, Series, seeds_text
 
-ACCURACY = "val/top1_frac"
 DEPTHS = (1, 2, 4, 8)
 SHALLOW, MIDDLE, DEEP = DEPTHS[0], DEPTHS[2], DEPTHS[-1]
 # Samples to train on: epochs, and epochs between two evaluations.
@@ -129,7 +130,7 @@ def grid_of(runs: StudyRuns) -> Grid:
     parameters: dict[int, float] = {}
     for run in runs.runs:
         depth, size = int(run.record.config["model"]["depth"]), int(run.record.config["data"]["train_samples"])
-        found.setdefault(depth, {}).setdefault(size, {})[run.seed] = best_error(run)
+        found.setdefault(depth, {}).setdefault(size, {})[run.seed] = least_error(run)
         parameters[depth] = run.metric("parameters")
     sizes = sorted(next(iter(found.values())))
     seeds = {tuple(sorted(by_seed)) for by_size in found.values() for by_seed in by_size.values()}
@@ -140,12 +141,6 @@ def grid_of(runs: StudyRuns) -> Grid:
         for depth in sorted(found)
     }
     return Grid(sizes=sizes, errors=errors, parameters=parameters)
-
-
-def best_error(run: StudyRun) -> float:
-    """Return the error of a run's best evaluation, %."""
-    accuracies = [value for value in run.record.series[ACCURACY].values if value is not None]
-    return 100 * (1 - max(accuracies))
 
 
 def wins_from(grid: Grid, depth: int) -> int | None:
@@ -159,24 +154,13 @@ def _samples_axis(grid: Grid) -> Axis:
     return Axis(label="training samples", log=True, ticks={float(size): f"{size:,}" for size in grid.sizes})
 
 
-def _spread(values: Sequence[Sequence[float]], *, label: str, x: Sequence[float], colour: int) -> Series:
-    return Series(
-        label=label,
-        x=x,
-        y=[statistics.fmean(some) for some in values],
-        low=[min(some) for some in values],
-        high=[max(some) for some in values],
-        colour=colour,
-    )
-
-
 def _layers_text(depth: int) -> str:
     return f"{depth} hidden layer{'s' if depth > 1 else ''}"
 
 
 def _error_panel(grid: Grid) -> Panel:
     series = [
-        _spread([errors[size] for size in grid.sizes], label=_layers_text(depth), x=grid.sizes, colour=place)
+        spread_series(grid.sizes, [errors[size] for size in grid.sizes], label=_layers_text(depth), colour=place)
         for place, (depth, errors) in enumerate(grid.errors.items())
     ]
     every = [error for errors in grid.errors.values() for values in errors.values() for error in values]
@@ -192,7 +176,9 @@ def _error_panel(grid: Grid) -> Panel:
 
 def _gain_panel(grid: Grid) -> Panel:
     series = [
-        _spread([grid.gain(depth, size) for size in grid.sizes], label=_layers_text(depth), x=grid.sizes, colour=place)
+        spread_series(
+            grid.sizes, [grid.gain(depth, size) for size in grid.sizes], label=_layers_text(depth), colour=place
+        )
         for place, depth in enumerate(grid.errors)
         if depth != SHALLOW
     ]

@@ -16,6 +16,7 @@ import numpy as np
 from pipeline.data.subset import subset_ids
 from pipeline.shards.manifest import read_data_set
 from pipeline.studies.estimate import difference_of
+from pipeline.studies.measures.least_error import ACCURACY, least_error
 from pipeline.studies.measures.random_features import FeatureFit, fit_features, read_images
 from pipeline.studies.panels.double_descent import Errors, feature_panel, network_panel, norm_panel
 from pipeline.studies.study import Group, Outcome, Picture, Scale, Study, StudyRun, StudyRuns, spread_text
@@ -23,7 +24,7 @@ from pipeline.studies.verdict import Check
 from pipeline.track.plots import seeds_text
 
 NETWORK, LINEAR, HIDDEN = "two classes", "ten classes, linear", "model.hidden"
-ACCURACY, FITTED = "val/top1_frac", "gap/train_top1_frac"
+FITTED = "gap/train_top1_frac"
 # Random features, as multiples of the number of samples.
 RATIOS = (0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 0.9, 1.0, 1.1, 1.2, 1.5, 2.0, 4.0)
 FEW, THRESHOLD, MANY = RATIOS.index(0.1), RATIOS.index(1.0), len(RATIOS) - 1
@@ -42,24 +43,15 @@ def groups(scale: Scale, seeds: str) -> Sequence[Group]:
         *("track.layers_every_steps=null", "track.noise_scale_every_steps=null", "checkpoint.keep=1"),
     )
     network = (
-        *(
-            f"data.train_samples={samples}",
-            "data.label_noise=0.2",
-            "data.label_noise_seed=${seed}",
-            f"batch.size={batch}",
-        ),
+        *(f"data.train_samples={samples}", "data.label_noise=0.2", "data.label_noise_seed=${seed}"),
+        f"batch.size={batch}",
         *("model=mlp", f"{HIDDEN}={','.join(f'[{width}]' for width in widths)}", "objective=mse"),
         *("optimizer.rate=0.01", "schedule=cosine", f"trainer.max_epochs={epochs}"),
         f"evaluation.every_epochs={epochs // 50}",
     )
     linear = (
-        *(
-            f"data.train_samples={linear_samples}",
-            "model=logistic_regression",
-            "optimizer.rate=0.001",
-            "batch.size=100",
-        ),
-        *("schedule=constant", "trainer.max_epochs=30", "evaluation.every_epochs=2"),
+        *(f"data.train_samples={linear_samples}", "model=logistic_regression", "optimizer.rate=0.001"),
+        *("batch.size=100", "schedule=constant", "trainer.max_epochs=30", "evaluation.every_epochs=2"),
     )
     return [
         Group(name=NETWORK, data="deer-truck-8", options=(*plain, *network)),
@@ -71,7 +63,7 @@ def groups(scale: Scale, seeds: str) -> Sequence[Group]:
 def measure(runs: StudyRuns) -> Outcome:
     by_width = _by_width(runs)
     final = {width: [_error(run) for run in found] for width, found in by_width.items()}
-    stopped = {width: [_least_error(run) for run in found] for width, found in by_width.items()}
+    stopped = {width: [least_error(run) for run in found] for width, found in by_width.items()}
     fits = [feature_fits(run) for run in runs.of(LINEAR)]
     features = [[100 * fit.test_error for fit in found] for found in zip(*fits, strict=True)]
     trained = {width: [100 * (1 - run.metric(FITTED)) for run in found] for width, found in by_width.items()}
@@ -108,7 +100,7 @@ def measure(runs: StudyRuns) -> Outcome:
             above=5.0,
         ),
     ]
-    first, linear = by_width[just][0], [_least_error(run) for run in runs.of(LINEAR)]
+    first, linear = by_width[just][0], [least_error(run) for run in runs.of(LINEAR)]
     samples, linear_samples = (int(run.record.config["data"]["train_samples"]) for run in (first, runs.of(LINEAR)[0]))
     counts = _counts(linear_samples)
     caption = (
@@ -177,12 +169,6 @@ def _threshold_width(by_width: dict[int, list[StudyRun]]) -> int:
 
 def _error(run: StudyRun) -> float:
     return 100 * (1 - run.metric(ACCURACY))
-
-
-def _least_error(run: StudyRun) -> float:
-    """Return the test error of the run's best evaluation."""
-    found = [value for value in run.record.series[ACCURACY].values if value is not None]
-    return 100 * (1 - max(found))
 
 
 def _counts(samples: int) -> list[int]:

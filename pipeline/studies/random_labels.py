@@ -10,9 +10,10 @@ import statistics
 from collections.abc import Sequence
 
 from pipeline.studies.estimate import difference_of, mean_of
+from pipeline.studies.panels.spread import spread_series
 from pipeline.studies.study import Group, Outcome, Picture, Scale, Study, StudyRun, StudyRuns, spread_text
 from pipeline.studies.verdict import Check
-from pipeline.track.plots import Axis, Mark, Panel, Series, seeds_text
+from pipeline.track.plots import Axis, Mark, Panel, seeds_text
 
 GROUP, SHARE = "cifar10", "data.label_noise"
 SHARES = ("0", "0.25", "0.5", "0.75", "1")
@@ -160,13 +161,7 @@ def _accuracies(fitted: dict[str, list[float]], new: dict[str, list[float]]) -> 
         x=Axis(label="training labels replaced by random ones", unit="%"),
         y=Axis(label="accuracy", unit="%", limits=(0, 105)),
         series=[
-            Series(
-                label=label,
-                x=shares,
-                y=[statistics.fmean(found[share]) for share in SHARES],
-                low=[min(found[share]) for share in SHARES],
-                high=[max(found[share]) for share in SHARES],
-            )
+            spread_series(shares, [found[share] for share in SHARES], label=label)
             for label, found in (("training images, labels as given", fitted), ("new images, true labels", new))
         ],
         marks=[Mark(y=CHANCE, label="chance")],
@@ -178,17 +173,9 @@ def _losses(runs: StudyRuns) -> Panel:
     series = []
     for share in SHARES:
         curves = [_by_epoch(run, "train/loss") for run in runs.of(GROUP, {SHARE: share})]
-        at = [[value for _, value in points] for points in zip(*curves, strict=True)]
-        series.append(
-            Series(
-                label=f"{100 * float(share):g} % random",
-                x=[epoch for epoch, _ in curves[0]],
-                y=[statistics.fmean(values) for values in at],
-                low=[min(values) for values in at],
-                high=[max(values) for values in at],
-                markers=False,
-            )
-        )
+        epochs = [epoch for epoch, _ in curves[0]]
+        losses = [[value for _, value in points] for points in zip(*curves, strict=True)]
+        series.append(spread_series(epochs, losses, label=f"{100 * float(share):g} % random", markers=False))
     return Panel(
         x=Axis(label="epoch"),
         y=Axis(label="training loss", unit="nats", limits=(0, None)),

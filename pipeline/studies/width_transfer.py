@@ -12,16 +12,16 @@ number of steps, as in the paper: the rate decides how fast a net learns, not ho
 from __future__ import annotations
 
 import math
-import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from pipeline.studies.estimate import Estimate, difference_of, mean_of
+from pipeline.studies.panels.spread import spread_series
 from pipeline.studies.study import Group, Outcome, Picture, Scale, Study, StudyRuns, spread_text
 from pipeline.studies.verdict import Check
-from pipeline.track.plots import Axis, Panel, Series, seeds_text
+from pipeline.track.plots import Axis, Panel, seeds_text
 
 BASE, STANDARD, MUP = "base width", "standard", "muP"
 PARAMETRISATIONS = (STANDARD, MUP)
@@ -165,40 +165,23 @@ def _title(kind: str, base: int) -> str:
 
 
 def _losses_panel(found: Swept, title: str) -> Panel:
-    series = []
-    for width, by_seed in found.losses.items():
-        columns = list(zip(*by_seed, strict=True))
-        series.append(
-            Series(
-                label=f"width {width}",
-                x=found.rates,
-                y=[statistics.fmean(column) for column in columns],
-                low=[min(column) for column in columns],
-                high=[max(column) for column in columns],
-            )
-        )
+    series = [
+        spread_series(found.rates, list(zip(*by_seed, strict=True)), label=f"width {width}")
+        for width, by_seed in found.losses.items()
+    ]
     return Panel(
         x=Axis(label="learning rate", log=True), y=Axis(label="training loss"), series=series, title=title, ordered=True
     )
 
 
 def _best_panel(swept: dict[str, Swept], widths: Sequence[int]) -> Panel:
-    series = []
-    for kind, found in swept.items():
-        best = [found.best_rates(width) for width in widths]
-        series.append(
-            Series(
-                label=kind,
-                x=list(widths),
-                y=[statistics.geometric_mean(rates) for rates in best],
-                low=[min(rates) for rates in best],
-                high=[max(rates) for rates in best],
-            )
-        )
     return Panel(
         x=Axis(label="width", log=True, ticks={float(width): str(width) for width in widths}),
         y=Axis(label="best learning rate", log=True),
-        series=series,
+        series=[
+            spread_series(widths, [found.best_rates(width) for width in widths], label=kind, geometric=True)
+            for kind, found in swept.items()
+        ],
         title="Best rate",
     )
 

@@ -8,18 +8,17 @@ import pytest
 
 from made_runs import made_run
 from pipeline.studies.depth_and_data import (
-    ACCURACY,
     DEEP,
     DEPTHS,
     LENGTHS,
     MIDDLE,
     SHALLOW,
-    best_error,
     grid_of,
     groups,
     measure,
     wins_from,
 )
+from pipeline.studies.measures.least_error import ACCURACY, least_error
 from pipeline.studies.study import Scale, StudyRuns
 from pipeline.studies.verdict import Verdict, verdict_of
 from pipeline.track.plots import save_plot
@@ -46,7 +45,7 @@ def runs_told(laws: dict[int, tuple[float, float]]) -> StudyRuns:
 
 def test_errors_are_those_of_the_best_evaluation_by_seed() -> None:
     runs = runs_told(LECTURE)
-    assert best_error(runs.runs[1]) == pytest.approx(60.0)
+    assert least_error(runs.runs[1]) == pytest.approx(60.0)
     grid = grid_of(runs)
     assert grid.sizes == list(SIZES)
     assert grid.errors[DEEP][500] == pytest.approx([70.0, 70.7, 71.4])

@@ -12,7 +12,6 @@ from pipeline.data.subset import subset_ids
 from pipeline.shards.manifest import DataSet
 from pipeline.studies import double_descent
 from pipeline.studies.double_descent import (
-    ACCURACY,
     FITTED,
     HIDDEN,
     LINEAR,
@@ -22,6 +21,7 @@ from pipeline.studies.double_descent import (
     groups,
     measure,
 )
+from pipeline.studies.measures.least_error import ACCURACY
 from pipeline.studies.measures.random_features import FeatureFit, fit_features, read_images
 from pipeline.studies.study import Scale, StudyRun, StudyRuns
 from pipeline.studies.verdict import Verdict, verdict_of

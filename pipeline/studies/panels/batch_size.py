@@ -11,6 +11,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 
 from pipeline.studies.measures.batch_costs import Cost
+from pipeline.studies.panels.spread import spread_series
 from pipeline.track.plots import Axis, Panel, Series
 
 REFERENCE = 64
@@ -86,13 +87,7 @@ def lion_panel(
 
 def _with_spread(by_size: Mapping[int, Sequence[float]], *, label: str) -> Series:
     sizes = sorted(by_size)
-    return Series(
-        x=sizes,
-        y=[statistics.fmean(by_size[size]) for size in sizes],
-        low=[min(by_size[size]) for size in sizes],
-        high=[max(by_size[size]) for size in sizes],
-        label=label,
-    )
+    return spread_series(sizes, [by_size[size] for size in sizes], label=label)
 
 
 def _batch_axis(sizes: Mapping[int, object]) -> Axis:

@@ -9,7 +9,6 @@ data_panel(lowest)
 from __future__ import annotations
 
 import math
-import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
@@ -17,6 +16,7 @@ import numpy as np
 
 from pipeline.studies.estimate import Estimate
 from pipeline.studies.measures.power_law import Floats, Losses, PowerLaw
+from pipeline.studies.panels.spread import spread_series
 from pipeline.track.plots import Axis, Panel, Series
 
 # Parameters that are best for a compute: Bachmann, Anagnostidis, Hofmann 2023, "Scaling MLPs" (arXiv 2306.13575).
@@ -99,16 +99,7 @@ def data_panel(lowest: Mapping[tuple[int, int], Mapping[int, float]]) -> Panel:
     for number, width in enumerate(sorted(width for samples, width in lowest if samples == few)):
         places = sorted(samples for samples, some in lowest if some == width)
         found = [list(lowest[samples, width].values()) for samples in places]
-        series.append(
-            Series(
-                x=places,
-                y=[statistics.fmean(some) for some in found],
-                low=[min(some) for some in found],
-                high=[max(some) for some in found],
-                label=f"width {width}",
-                colour=number,
-            )
-        )
+        series.append(spread_series(places, found, label=f"width {width}", colour=number))
     counts = sorted({samples for samples, _ in lowest})
     return Panel(
         x=Axis(label="training samples", log=True, ticks={count: f"{count:,}" for count in counts}),

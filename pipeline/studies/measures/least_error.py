@@ -1,0 +1,12 @@
+"""The error of a run that is stopped early, by someone who knows when: that of its best evaluation."""
+
+from __future__ import annotations
+
+from pipeline.studies.study import StudyRun
+
+ACCURACY = "val/top1_frac"
+
+
+def least_error(run: StudyRun) -> float:
+    """Return the lowest error of a run's evaluations, %."""
+    return 100 * (1 - max(value for value in run.record.series[ACCURACY].values if value is not None))
