@@ -11,7 +11,11 @@ from __future__ import annotations
 import hashlib
 
 from data_prep.card import sections
+from data_prep.card.balance_section import class_balance
+from data_prep.card.duplicates_section import duplicates
 from data_prep.card.facts import CardFacts
+from data_prep.card.samples_section import samples
+from data_prep.card.sizes_section import image_sizes
 from data_prep.card.style import STYLE
 from data_prep.card.text import as_bytes, counted, escaped
 from pipeline.shards.publish import Publish
@@ -20,16 +24,16 @@ from pipeline.shards.task import Task
 CARD_FILE = "card.html"
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 
-CLASSES = ("classes", "Class balance", sections.class_balance)
+CLASSES = ("classes", "Class balance", class_balance)
 # In its place where samples have targets.
 TARGETS = ("targets", "Targets", sections.targets)
 SECTIONS = (
-    ("samples", "Samples", sections.samples),
+    ("samples", "Samples", samples),
     ("splits", "Splits", sections.splits),
     CLASSES,
-    ("sizes", "Image sizes", sections.image_sizes),
+    ("sizes", "Image sizes", image_sizes),
     ("channels", "Channels", sections.channels),
-    ("duplicates", "Exact duplicates", sections.duplicates),
+    ("duplicates", "Exact duplicates", duplicates),
     ("rejected", "Rejected items", sections.rejected),
     ("provenance", "Provenance", sections.provenance),
 )
