@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from pipeline.studies.estimate import difference_of, mean_of
-from pipeline.studies.panels.plane import PLANE, shares_over_plane
-from pipeline.studies.study import Group, Outcome, Picture, Scale, Study, StudyRun, StudyRuns, spread_text
+from pipeline.studies.panels.levels import levels_panel
+from pipeline.studies.panels.plane import ACCURACY, boundary
+from pipeline.studies.study import Group, Outcome, Picture, Scale, Study, StudyRuns, spread_text
 from pipeline.studies.verdict import Check
-from pipeline.track.plots import Axis, Field, Panel, Series, seeds_text
-from pipeline.trained import open_trained
+from pipeline.track.plots import Axis, seeds_text
 
 LINEAR, HIDDEN = "logistic_regression", "mlp"
-ACCURACY = "val/top1_frac"
 
 
 def groups(scale: Scale, seeds: str) -> Sequence[Group]:
@@ -86,48 +85,18 @@ def measure(runs: StudyRuns) -> Outcome:
             title="What a linear classifier cannot do",
             caption=caption,
             panels=[
-                _boundary(runs.of("rings, linear")[0], title="Linear"),
-                _boundary(runs.of("rings, hidden")[0], title="One hidden layer of 32 units"),
-                _bars(values),
+                boundary(runs.of("rings, linear")[0], title="Linear"),
+                boundary(runs.of("rings, hidden")[0], title="One hidden layer of 32 units"),
+                levels_panel(
+                    {"linear": values["cifar10", "linear"], "one hidden layer": values["cifar10", "hidden"]},
+                    Axis(label="accuracy", unit="%"),
+                    over="model",
+                    title="CIFAR-10",
+                ),
             ],
         ),
         columns=["data", "model", "accuracy, % (mean ± sd)", "parameters", "seeds"],
         rows=rows,
-    )
-
-
-def _boundary(run: StudyRun, *, title: str) -> Panel:
-    """Draw the share that a run's model gives to the outer ring, over the plane."""
-    return Panel(
-        x=Axis(label="x", limits=PLANE[:2]),
-        y=Axis(label="y", limits=PLANE[2:]),
-        series=[],
-        field=Field(
-            values=shares_over_plane(open_trained(run.record.folder)),
-            extent=PLANE,
-            label="share given to the outer ring",
-            limits=(0.0, 1.0),
-        ),
-        title=f"{title}: {100 * run.metric(ACCURACY):.0f} % right",
-    )
-
-
-def _bars(values: dict[tuple[str, str], list[float]]) -> Panel:
-    kinds = ("linear", "hidden")
-    found = [values["cifar10", kind] for kind in kinds]
-    return Panel(
-        x=Axis(label="model", ticks={0.0: "linear", 1.0: "one hidden layer"}, limits=(-0.5, 1.5)),
-        y=Axis(label="accuracy", unit="%"),
-        series=[
-            Series(
-                x=[0.0, 1.0],
-                y=[sum(some) / len(some) for some in found],
-                low=[min(some) for some in found],
-                high=[max(some) for some in found],
-                line=False,
-            )
-        ],
-        title="CIFAR-10",
     )
 
 

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 
 from pipeline.studies.estimate import difference_of, mean_of, slope_of
 from pipeline.studies.measures.memory_reading import LOSS, MB, Reading, largest_difference, read_back
+from pipeline.studies.panels.levels import levels_panel
 from pipeline.studies.study import Group, Outcome, Picture, Scale, Study, StudyRuns, spread_text
 from pipeline.studies.verdict import Check
 from pipeline.track.plots import Axis, Mark, Panel, Series, seeds_text
@@ -161,7 +162,12 @@ def _picture(
                 title="Memory",
             ),
             _losses(runs),
-            _speeds(speeds),
+            levels_panel(
+                {"in memory": speeds[WHOLE], "capped": speeds[CAPPED], "capped, full order": speeds[JUMPING]},
+                Axis(label="speed", unit="images/s", limits=(0, None)),
+                over="reading",
+                title="Speed",
+            ),
         ],
     )
 
@@ -194,26 +200,6 @@ def _losses(runs: StudyRuns) -> Panel:
             ),
         ],
         title="Loss",
-    )
-
-
-def _speeds(speeds: Mapping[str, Sequence[float]]) -> Panel:
-    names = (WHOLE, CAPPED, JUMPING)
-    return Panel(
-        x=Axis(
-            label="reading", ticks=dict(enumerate(["in memory", "capped", "capped, full order"])), limits=(-0.5, 2.5)
-        ),
-        y=Axis(label="speed", unit="images/s", limits=(0, None)),
-        series=[
-            Series(
-                x=list(range(len(names))),
-                y=[statistics.fmean(speeds[name]) for name in names],
-                low=[min(speeds[name]) for name in names],
-                high=[max(speeds[name]) for name in names],
-                line=False,
-            )
-        ],
-        title="Speed",
     )
 
 

@@ -1,4 +1,4 @@
-"""The figure of the study of noise: ways down, neurons, a local minimum, and minima of small and of large batches."""
+"""Panels of the study of noise: ways down, neurons, ways on, and minima of small and of large batches."""
 
 from __future__ import annotations
 
@@ -6,10 +6,9 @@ import statistics
 from collections.abc import Mapping, Sequence
 
 from pipeline.model.roles import linear_layers
-from pipeline.studies.measures.equal_loss import ACCURACY, AtLoss
-from pipeline.studies.panels.plane import PLANE, shares_over_plane
+from pipeline.studies.measures.equal_loss import AtLoss
 from pipeline.studies.study import StudyRun
-from pipeline.track.plots import Axis, Field, Mark, Panel, Series
+from pipeline.track.plots import Axis, Mark, Panel, Series
 from pipeline.track.run_reading import Series as RunSeries
 from pipeline.trained import build_trained, open_trained
 
@@ -67,22 +66,6 @@ def neurons(runs: Mapping[str, StudyRun], *, title: str) -> Panel:
         x, y = weights.detach().T.tolist()
         series.append(Series(label=name, x=x, y=y, line=False))
     return Panel(x=Axis(label="weight of x"), y=Axis(label="weight of y"), series=series, title=title)
-
-
-def boundary(run: StudyRun, *, title: str) -> Panel:
-    """Draw the share that a run's model gives to the outer ring, over the plane."""
-    return Panel(
-        x=Axis(label="x", limits=(0, 255)),
-        y=Axis(label="y", limits=(0, 255)),
-        series=[],
-        field=Field(
-            values=shares_over_plane(open_trained(run.record.folder)),
-            extent=PLANE,
-            label="share given to the outer ring",
-            limits=(0.0, 1.0),
-        ),
-        title=f"{title}: {100 * run.metric(ACCURACY):.0f} % right",
-    )
 
 
 def at_equal_loss(

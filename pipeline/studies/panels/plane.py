@@ -1,5 +1,6 @@
 """What a model of two classes says of each point of the plane, for pictures of sets whose images are two pixels.
 
+boundary(run, title="Linear")                   # the panel "Linear: 49 % right", of a run on rings
 field = Field(values=shares_over_plane(open_trained(folder)), extent=PLANE, label="share", limits=(0.0, 1.0))
 """
 
@@ -8,12 +9,31 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from pipeline.trained import Trained, build_trained
+from pipeline.studies.study import StudyRun
+from pipeline.track.plots import Axis, Field, Panel
+from pipeline.trained import Trained, build_trained, open_trained
 
 # Every second level, 0 to 254.
 LEVELS = np.arange(0, 256, 2)
 # Lowest and highest x, lowest and highest y.
 PLANE = (0.0, 255.0, 0.0, 255.0)
+ACCURACY = "val/top1_frac"
+
+
+def boundary(run: StudyRun, *, title: str) -> Panel:
+    """Draw the share that a run's model gives to the outer ring, over the plane; its accuracy is in the title."""
+    return Panel(
+        x=Axis(label="x", limits=PLANE[:2]),
+        y=Axis(label="y", limits=PLANE[2:]),
+        series=[],
+        field=Field(
+            values=shares_over_plane(open_trained(run.record.folder)),
+            extent=PLANE,
+            label="share given to the outer ring",
+            limits=(0.0, 1.0),
+        ),
+        title=f"{title}: {100 * run.metric(ACCURACY):.0f} % right",
+    )
 
 
 def shares_over_plane(trained: Trained) -> list[list[float]]:
