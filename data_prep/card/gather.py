@@ -10,6 +10,7 @@ for 16 bytes a sample while duplicates are sought. Nothing depends on a clock, a
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections import Counter
@@ -144,8 +145,8 @@ def labels_of(rows: IndexRows) -> npt.NDArray[np.int64]:
     """Return the labels of sidecar rows, int64 (rows, labels), -1 where there is none; of targets their bits."""
     names = rows.dtype.names or ()
     if "targets" in names:
-        bits: npt.NDArray[np.int64] = np.ascontiguousarray(rows["targets"]).view(np.uint32).astype(np.int64)
-        return bits
+        bits = (rows["targets"] + np.float32(0)).view(np.uint32)  # a sum is never -0
+        return bits.astype(np.int64)
     return rows["labels" if "labels" in names else "label"].reshape(len(rows), -1).astype(np.int64)
 
 
@@ -164,10 +165,12 @@ def _count_split(
     first_id = 0
     for shard in stored.shards(split.name):
         rows = stored.rows(shard)
-        labels = labels_of(rows)
+        groups = np.zeros(len(rows), dtype=np.int64)
         if has_targets:
             target_sums.add(rows["targets"])
         else:
+            labels = labels_of(rows)
+            groups = labels[:, 0] if even else groups
             class_counts += np.bincount(labels[labels >= 0], minlength=num_classes)
             counted = np.bincount((labels >= 0).sum(axis=1))
             longer, shorter = sorted((label_counts, counted), key=len, reverse=True)
@@ -175,7 +178,7 @@ def _count_split(
             label_counts[: len(shorter)] += shorter
         sizes.add_many(rows["width"], rows["height"])
         if num_pictures:
-            picked.add(groups=labels[:, 0] if even else np.zeros(len(rows), dtype=np.int64), first_id=first_id)
+            picked.add(groups=groups, first_id=first_id)
         first_id += len(rows)
     facts = SplitFacts(
         name=split.name,
@@ -225,20 +228,21 @@ def count_conflicting(stored: StoredSet, duplicates: Duplicates) -> int:
         return 0
     order = np.argsort(duplicates.numbers)
     in_order = duplicates.numbers[order]
-    pieces = []
+    digests = np.empty(len(order), dtype=np.uint64)
     for shard in stored.shards():
         first, end = np.searchsorted(in_order, [shard.start, shard.end])
         if first < end:
-            pieces.append(labels_of(stored.rows(shard)[in_order[first:end] - shard.start]))
-    width = max(piece.shape[1] for piece in pieces)
-    labels = np.empty((len(order), width), dtype=np.int64)
-    labels[order] = np.concatenate(
-        [np.pad(piece, ((0, 0), (0, width - piece.shape[1])), constant_values=-1) for piece in pieces]
-    )
+            digests[order[first:end]] = _label_digests(stored.rows(shard)[in_order[first:end] - shard.start])
     starts = duplicates.group_starts[:-1]
-    firsts = np.repeat(labels[starts], np.diff(duplicates.group_starts), axis=0)
-    differs = (labels != firsts).any(axis=1)
-    return int(np.logical_or.reduceat(differs, starts).sum())
+    differs = np.minimum.reduceat(digests, starts) != np.maximum.reduceat(digests, starts)
+    return int(np.count_nonzero(differs))
+
+
+def _label_digests(rows: IndexRows) -> npt.NDArray[np.uint64]:
+    """Return 64 bits for each row, the same where its labels or targets are: some samples have thousands of them."""
+    texts = (labels[labels >= 0].tobytes() for labels in labels_of(rows))
+    digests = (int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little") for text in texts)
+    return np.fromiter(digests, dtype=np.uint64, count=len(rows))
 
 
 def _rejected_facts(data_set: DataSet) -> RejectedFacts:

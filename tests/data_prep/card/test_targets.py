@@ -57,3 +57,13 @@ def test_the_card_tells_targets_and_no_classes(tmp_path: Path) -> None:
     assert f"height-1 {samples['val'][1][0, 1]:.4g}" in text
     assert "Targets" in text
     assert not re.search(r"class", text, re.IGNORECASE)
+
+
+def test_zero_and_minus_zero_are_one_target(tmp_path: Path) -> None:
+    samples = random_samples({"train": 45})
+    pixels, targets = samples["train"]
+    pixels[44], targets[0], targets[44] = pixels[0], [0.0, 2.0], [-0.0, 2.0]
+    data = write_regression_set(tmp_path / "plane", samples)
+    duplicates = gather_facts(data, store=open_store(str(data.root))).duplicates
+    assert duplicates is not None
+    assert (duplicates.num_groups, duplicates.num_conflicting) == (1, 0)
