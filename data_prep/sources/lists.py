@@ -183,7 +183,8 @@ class ListSource:
         return (hash_of(entry.path) <= threshold) == (split == "val")
 
     def _rows(self, split: str) -> Iterator[Row]:
-        numbers = label_numbers(self.classes, numbers_too=self._class_names is not None)
+        names = self.classes
+        numbers = label_numbers(names, numbers_too=self._class_names is not None)
         entries = (entry for entry in self._entries() if self._in_split(entry, split))
         sizes_of = ImageSizes(self._images)
         num_found = num_missing = 0
@@ -194,7 +195,7 @@ class ListSource:
                 label: int | list[int] | tuple[float, ...]
                 try:
                     if isinstance(entry.labels, dict):
-                        label = tuple(entry.labels[name] for name in self.classes)
+                        label = tuple(entry.labels[name] for name in names)
                     elif isinstance(entry.labels, str):
                         label = numbers[entry.labels]
                     else:
