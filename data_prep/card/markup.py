@@ -22,4 +22,5 @@ def table(
 
 
 def bullets(rows: Iterable[str]) -> str:
+    """Return the entries of a list."""
     return "".join(f"<li>{row}</li>" for row in rows)

@@ -42,6 +42,7 @@ def samples(facts: CardFacts) -> str:
 
 
 def framed(facts: CardFacts, sample: SampleFacts) -> str:
+    """Return a sample's picture as HTML, with what is known of it in its title."""
     names = ", ".join(facts.classes[label] for label in sample.labels) or "no label"
     if sample.targets:
         names = _target_text(facts, sample.targets)
@@ -64,7 +65,9 @@ def labels_told(facts: CardFacts, sample: SampleFacts) -> str:
 
 def _target_text(facts: CardFacts, targets: Sequence[float]) -> str:
     shown = zip(facts.classes, targets[:MAX_NAMED_LABELS], strict=False)
-    return ", ".join(f"{name} {value:.4g}" for name, value in shown)
+    told = ", ".join(f"{name} {value:.4g}" for name, value in shown)
+    more = len(targets) - MAX_NAMED_LABELS
+    return f"{told} and {more} more" if more > 0 else told
 
 
 def _labels(facts: CardFacts, labels: Sequence[int]) -> str:

@@ -67,3 +67,11 @@ def test_zero_and_minus_zero_are_one_target(tmp_path: Path) -> None:
     duplicates = gather_facts(data, store=open_store(str(data.root))).duplicates
     assert duplicates is not None
     assert (duplicates.num_groups, duplicates.num_conflicting) == (1, 0)
+
+
+def test_of_many_targets_four_are_told_with_a_picture(tmp_path: Path) -> None:
+    data = write_regression_set(tmp_path / "plane", random_samples({"train": 5}, num_targets=6))
+    page = make_card(gather_facts(data, store=open_store(str(data.root))))
+    captions = re.findall(r"<figcaption>(.*?)</figcaption>", page)
+    assert len(captions) == 5
+    assert all(re.fullmatch(r"(height-[0-3] [^ ]+,? ){4}and 2 more", caption) for caption in captions)
