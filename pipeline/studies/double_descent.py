@@ -107,14 +107,15 @@ def measure(runs: StudyRuns) -> Outcome:
         f"Left: two classes of CIFAR-10 (deer, truck; 8x8 grey pixels), {samples:,} images, 20 % of their labels drawn"
         f" at random; one hidden layer, squared error. Middle and right: {linear_samples:,} images of all ten classes"
         " (8x8 pixels), true labels; least squares on random rectified features, the smallest solution where there are"
-        f" several. Error on 2,000 test images. {seeds_text([run.seed for run in by_width[just]])}, each with its own"
-        " images, labels and weights; bars: lowest to highest seed. Stopped early: at the least test error of the run,"
-        " so a little better than one would do without knowing it."
+        f" several; norms are geometric means. Error on {NUM_NEW:,} test images, that of the linear classifier on all."
+        f" {seeds_text([run.seed for run in by_width[just]])}, each with its own images, labels and weights; bars:"
+        " lowest to highest seed. Stopped early: at the least test error of the run, so a little better than one would"
+        " do without knowing it."
     )
     return Outcome(
         checks=checks,
         picture=Picture(
-            title="Test error falls, rises to a peak where the training data can just be fitted, and falls again",
+            title="Test error rises to a peak where the training data can just be fitted, and falls again",
             caption=caption,
             panels=[
                 network_panel(final, stopped, trained, just=just),

@@ -151,7 +151,7 @@ def _note(epochs: dict[str, list[float | None]]) -> str:
     times = statistics.fmean(random / true for random, true in pairs)
     return (
         f"Random labels took {times:.1f} times as many epochs as true ones until {100 * MOSTLY_FRAC:g} % were given"
-        " back: there is nothing that images of a class have in common, so each is learnt by itself."
+        " back."
     )
 
 

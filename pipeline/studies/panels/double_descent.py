@@ -61,7 +61,7 @@ def norm_panel(fits: Sequence[Sequence[FeatureFit]], counts: Sequence[int], *, s
     return Panel(
         x=Axis(label="random features", log=True, ticks=_powers_of_ten(counts)),
         y=Axis(label="norm of the fitted weights", log=True),
-        # At the peak seeds are up to 28 times apart, and an arithmetic mean would be that of the highest alone.
+        # At the peak seeds are up to 30 times apart, and an arithmetic mean would be that of the highest alone.
         series=[
             spread_series(
                 counts,
