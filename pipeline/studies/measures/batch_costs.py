@@ -40,8 +40,9 @@ def cost_to(record: RunRecord, *, loss: float, batch: int, images_per_s: float) 
     for row_step, value in zip(losses.steps, losses.values, strict=True):
         middle = (step + row_step) / 2
         if value is not None and value <= loss:
-            share = 0.0 if before is None or value == before else (before - loss) / (before - value)
-            samples = batch * (middle if before is None else place + share * (middle - place))
+            if before is not None:
+                middle = place + (before - loss) / (before - value) * (middle - place)
+            samples = batch * middle
             return Cost(updates=samples / batch, samples=samples, seconds=samples / images_per_s)
         step, place, before = row_step, middle, value
     return None
