@@ -8,7 +8,7 @@ data set, normalised with its mean and standard deviation. In the folder `out` a
 
     predictions.jsonl   one object an image: {"image", "top": [{"class", "label", "score"}, ...]}, or {"image", "error"}
                         (of a regression {"image", "targets": {name: value, ...}})
-    predictions.png     the first images, as the model sees them, each with its two best classes
+    predictions.png     the first images, as the model sees them, each with its two best classes or first targets
 
 A score is a probability (softmax; for several labels an image a sigmoid each), for objective=mse the output itself.
 Memory does not grow with the number of images. A file that is no image is named, the others go on, and the exit code
@@ -162,7 +162,7 @@ def line_of(prediction: Prediction, trained: Trained) -> str:
 
 
 def tile_of(prediction: Prediction, trained: Trained) -> Tile:
-    """Return the prediction's tile of the sheet: what the model saw, and the two best classes."""
+    """Return the prediction's tile of the sheet: what the model saw, and the two best classes or first targets."""
     assert prediction.pixels_HWC is not None
     best = tuple(_named(trained, label, score) for label, score in prediction.top[:2])
     return Tile(pictures=(prediction.pixels_HWC,), lines=(*best, str(prediction.path)))
@@ -202,7 +202,8 @@ def _read(path: Path) -> bytes:
 
 
 def _named(trained: Trained, label: int, score: float) -> str:
-    return f"{trained.facts.classes[label]} {score:.3f}"
+    digits = ".4g" if trained.facts.task is Task.regression else ".3f"
+    return f"{trained.facts.classes[label]} {score:{digits}}"
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ from pipeline.export import main as export_main
 from pipeline.inspect import main as inspect_main
 from pipeline.model_card import card_of
 from pipeline.plan import main as plan_main
+from pipeline.predict import Prediction, line_of
 from pipeline.predict import main as predict_main
 from pipeline.shards.errors import UserError
 from pipeline.shards.manifest import DataSet
@@ -227,6 +228,9 @@ def test_a_run_tells_its_own_story_in_words_of_regression(
     inputs_ND, _ = normalised(samples, "val")
     with torch.no_grad():
         (wanted,) = build_trained(open_trained(run))(torch.from_numpy(inputs_ND[:1]).float()).tolist()
+    small = {"height-0": 0.000123456, "height-1": 1.5e9}
+    line = line_of(Prediction(path=picture, top=tuple(enumerate(small.values()))), open_trained(run))
+    assert line == f"{picture}  height-0 0.0001235, height-1 1.5e+09\n"
     assert row["targets"] == pytest.approx(dict(zip(("height-0", "height-1"), wanted, strict=True)), rel=1e-5)
 
 
