@@ -25,7 +25,8 @@ class StudyConfig:
     data: str = field(default="data/studies", metadata={"help": "folder of their data sets"})
 
     def __post_init__(self) -> None:
-        require(self.seeds is None or self.seeds >= 1, f"seeds={self.seeds}: at least 1 wanted, or null")
+        enough = self.seeds is None or self.seeds >= 2
+        require(enough, f"seeds={self.seeds}: at least 2 wanted, or null; one seed has no spread to conclude from")
         require(self.jobs >= 1, f"jobs={self.jobs}: at least 1 wanted")
 
 

@@ -156,6 +156,12 @@ def test_every_data_set_has_words_for_the_figures() -> None:
     assert list(data_sets.TITLES) == list(data_sets.DATA_SETS)
 
 
+@pytest.mark.parametrize("seeds", [0, 1])
+def test_too_few_seeds_to_conclude_from_are_refused(seeds: int) -> None:
+    with pytest.raises(UserError, match=f"seeds={seeds}: at least 2 wanted.*no spread"):
+        main(["name=linear-limits", f"seeds={seeds}"])
+
+
 @pytest.mark.parametrize("scale", Scale)
 @pytest.mark.parametrize("declared", STUDIES.values(), ids=STUDIES)
 def test_a_study_declares_runs_that_compose(declared: Study, scale: Scale) -> None:
