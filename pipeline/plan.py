@@ -17,7 +17,6 @@ from pipeline.build_data import plan_batch
 from pipeline.build_order import build_order, num_trained_on
 from pipeline.compose import compose, help_text
 from pipeline.data.host_load import host_load
-from pipeline.data.subset import SubsetOrder, counts_within
 from pipeline.plan_config import PLAN_SCHEMAS, PlanConfig
 from pipeline.planning.data_facts import DataFacts, read_facts, stated_facts
 from pipeline.planning.data_sections import reading_section, shuffle_section, steps_section
@@ -79,13 +78,9 @@ def make_planned(config: PlanConfig) -> Planned:
         slots=batch.slots,
         seed=config.seed,
     )
-    hosts, counts = config.hosts, data.all_shard_counts
-    # Of a part of the split, shards are read for the samples that it has in them.
-    inside = order
-    if isinstance(order, SubsetOrder):
-        inside, counts = order.order, counts_within(order.ids_N, counts)
+    counts, hosts = data.all_shard_counts, config.hosts
     loads = tuple(
-        host_load(inside, shard_bytes=data.shard_bytes, shard_counts=counts, host=host, hosts=hosts)
+        host_load(order, shard_bytes=data.shard_bytes, shard_counts=counts, host=host, hosts=hosts)
         for host in range(hosts)
     )
     study = RankStudy(config, data, batch)

@@ -6,8 +6,8 @@
     load.open_bytes         # 2_684_354_560: 20 of them, where one window ends and the next begins
     load.cache_bytes        # 3_221_225_472: and the next window of one lane
 
-Pure. A window order is followed window by window, a mixture set by set; any other order is taken to read everything at
-any time.
+Pure. A window order is followed window by window, also over a part of the split, a mixture set by set; any other order
+is taken to read everything at any time.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import numpy as np
 
 from pipeline.data.mixture import MixtureOrder
 from pipeline.data.order import Int64Array, Order
+from pipeline.data.subset import SubsetOrder, counts_within
 from pipeline.data.window import WindowOrder
 
 
@@ -60,6 +61,9 @@ def host_load(
         shard_bytes, shard_counts: length and samples of each shard.
     """
     sizes, counts = np.asarray(shard_bytes, dtype=np.int64), np.asarray(shard_counts, dtype=np.int64)
+    if isinstance(order, SubsetOrder):  # whose shards are read for the samples that it has in them
+        counts = counts_within(order.ids_N, counts)
+        order = order.order
     if isinstance(order, MixtureOrder):
         return _mixture_load(order, sizes, counts, host=host, hosts=hosts, epoch=epoch)
     if not isinstance(order, WindowOrder):

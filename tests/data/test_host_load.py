@@ -8,17 +8,18 @@ import pytest
 from pipeline.data.host_load import HostLoad, host_load
 from pipeline.data.mixture import MixtureOrder
 from pipeline.data.order import FullOrder, rank_slots
+from pipeline.data.subset import SubsetOrder, counts_within, subset_ids
 from pipeline.data.window import WindowOrder
 
 COUNTS = [40 + 7 * (k % 5) for k in range(60)]
 SIZES = [1000 * count + 500 for count in COUNTS]
 
 
-def load_of(order: WindowOrder | FullOrder, *, host: int, hosts: int) -> HostLoad:
+def load_of(order: WindowOrder | FullOrder | SubsetOrder, *, host: int, hosts: int) -> HostLoad:
     return host_load(order, shard_bytes=SIZES, shard_counts=COUNTS, host=host, hosts=hosts)
 
 
-def shards_by_step(order: WindowOrder, *, host: int, hosts: int) -> list[set[int]]:
+def shards_by_step(order: WindowOrder | SubsetOrder, *, host: int, hosts: int) -> list[set[int]]:
     ends = np.cumsum(COUNTS)
     slots = rank_slots(order, epoch=0, first_step=0, rank=host, world_size=hosts)
     return [set(np.searchsorted(ends, part.sample_ids, side="right").tolist()) for part in slots]
@@ -68,6 +69,19 @@ def test_a_full_shuffle_needs_everything_all_the_time() -> None:
     load = load_of(FullOrder(num_samples=sum(COUNTS), batch_size=24, seed=1), host=1, hosts=2)
     assert load.read_bytes == load.open_bytes == load.cache_bytes == sum(SIZES)
     assert load.lanes is None
+
+
+@pytest.mark.parametrize("hosts", [1, 2])
+def test_of_a_part_of_the_split_the_shards_that_it_lies_in_are_read(hosts: int) -> None:
+    ids_N = subset_ids(num_samples=sum(COUNTS), wanted=96, seed=2)
+    within = counts_within(ids_N, COUNTS).tolist()
+    inner = WindowOrder(shard_counts=within, batch_size=24, seed=1, lanes=4, window_chunks=2)
+    order = SubsetOrder(order=inner, ids_N=ids_N)
+    for host in range(hosts):
+        used = set().union(*shards_by_step(order, host=host, hosts=hosts))
+        load = load_of(order, host=host, hosts=hosts)
+        assert load.read_shards == len(used) < len(COUNTS)
+        assert load.read_bytes == sum(SIZES[shard] for shard in used) > load.open_bytes
 
 
 def test_a_mixtures_sets_add_up_by_how_often_each_is_gone_through() -> None:
