@@ -5,8 +5,8 @@ is a quarter at most, and weights drawn with variance 1/width (Glorot and Bengio
 layers at most 4^-L comes through (Hochreiter 1991). A relu's slope is 1 for half of the units, which weights of
 variance 2/width make up for (He et al. 2015). Units of a softmax share an output of 1, so theirs is about 1/width.
 
-Each kind of unit starts as its authors would have it, and at each depth has a rate of its own, the best of three on a
-seed that is reported nowhere.
+Each kind of unit starts as is advised for it or for one like it, and at each depth has a rate of its own, the best of
+three on a seed that is reported nowhere.
 """
 
 from __future__ import annotations

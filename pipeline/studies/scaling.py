@@ -1,7 +1,7 @@
 """Loss falls with compute as a power law: the bottleneck family over width, depth and data, on CIFAR-10 at 8x8 pixels.
 
 Each model trains at a constant rate, with a moving average of its weights evaluated after each epoch, so one run gives
-a whole curve of loss against compute. The rate is tuned at one width and holds at the others by maximal-update
+a whole curve of loss against compute. The rate is that of one width, carried to the others by maximal-update
 parametrisation. Compute is what training multiplies and adds, forwards and backwards, for each sample seen.
 """
 
@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.studies.estimate import Estimate, bootstrap_of, difference_of, mean_of
-from pipeline.studies.measures.power_law import Curve, Floats, Losses, common_grid
+from pipeline.studies.measures.power_law import MIN_POINTS, Curve, Floats, Losses, common_grid
 from pipeline.studies.panels.scaling import PAPER_EXPONENT, best_panel, compute_panel, data_panel, size_panel
 from pipeline.studies.study import Group, Outcome, Picture, Scale, Study, StudyRun, StudyRuns, spread_text
 from pipeline.studies.verdict import Check
@@ -37,8 +37,6 @@ FEWER: Mapping[Scale, Mapping[int, int]] = {
 }
 FEWER_WIDTHS: Mapping[Scale, Sequence[int]] = {Scale.laptop: (16, 32, 64), Scale.gpu: (64, 256, 1024)}
 NUM_COMPUTES = 24
-# A law has three numbers.
-MIN_POINTS = 3
 
 
 def groups(scale: Scale, seeds: str) -> Sequence[Group]:

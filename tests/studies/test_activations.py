@@ -117,10 +117,10 @@ def test_of_the_rates_the_best_on_the_tuning_seed_is_taken() -> None:
 
 
 def test_equal_rates_are_decided_for_the_smallest() -> None:
+    tuning, chance = {"seed": TUNING_SEED}, {ACCURACY: 0.1}
     runs = [
-        made_run("relu, tuning", config={"seed": 0}, options={"optimizer.rate": rate, "model.depth": "2"}, summary=told)
+        made_run("relu, tuning", config=tuning, options={"optimizer.rate": rate, "model.depth": "2"}, summary=chance)
         for rate in RATES
-        for told in [{ACCURACY: 0.1}]
     ]
     assert best_rate(StudyRuns(runs=runs), "relu", SHALLOW) == RATES[0]
 
@@ -155,6 +155,7 @@ def test_gradients_are_read_at_the_first_step_input_to_output(tmp_path: Path) ->
     run = StudyRun(group="", options={}, record=record)
     rows = record.series["layers/weight_grad_norm/0.linear"]
     assert rows.steps == [1, 3]
-    assert gradient_norms(run) == [
-        record.series[f"layers/weight_grad_norm/{layer}.linear"].values[0] for layer in range(3)
-    ]
+    # Sigmoid units pass on a quarter at most: of the two layers whose matrices are square, the one behind has more.
+    _, second, third = gradient_norms(run)
+    assert 0 < second < third / 2
+    assert second == record.series["layers/weight_grad_norm/1.linear"].values[0]

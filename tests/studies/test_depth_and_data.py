@@ -12,7 +12,6 @@ from pipeline.studies.depth_and_data import (
     DEPTHS,
     LENGTHS,
     MIDDLE,
-    SHALLOW,
     grid_of,
     groups,
     measure,
@@ -94,4 +93,3 @@ def test_each_seed_has_samples_of_its_own(scale: Scale) -> None:
         seed = next(option for option in group.options if option.startswith("seed=")).partition("=")[2]
         assert f"data.subset_seed={seed}" in group.options
         assert f"data.train_samples={group.name.split()[0]}" in group.options
-    assert min(DEPTHS) == SHALLOW

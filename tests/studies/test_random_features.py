@@ -11,14 +11,13 @@ import torch
 from pipeline.studies.measures.random_features import Images, fit_features, read_images, smallest_solution
 from tiny_data import prepare_here, rows_of
 
-GENERATOR = torch.Generator().manual_seed(0)
-
 
 @pytest.mark.parametrize(("num_samples", "num_features"), [(30, 7), (30, 30), (30, 95)])
 def test_the_solution_is_that_of_the_pseudo_inverse(num_samples: int, num_features: int) -> None:
     """Which is the one of least squared error, and of least norm among those (Penrose 1956)."""
-    features = torch.randn(num_samples, num_features, generator=GENERATOR, dtype=torch.float64)
-    targets = torch.randn(num_samples, 4, generator=GENERATOR, dtype=torch.float64)
+    generator = torch.Generator().manual_seed(0)
+    features = torch.randn(num_samples, num_features, generator=generator, dtype=torch.float64)
+    targets = torch.randn(num_samples, 4, generator=generator, dtype=torch.float64)
     expected = torch.linalg.pinv(features) @ targets
     torch.testing.assert_close(smallest_solution(features, targets), expected, rtol=1e-9, atol=1e-9)
 

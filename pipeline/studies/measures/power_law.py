@@ -22,6 +22,8 @@ import numpy.typing as npt
 
 Floats = npt.NDArray[np.float64]
 EXPONENTS = np.geomspace(0.01, 3.0, 200)
+# A law has three numbers, and a slope is told of no fewer points.
+MIN_POINTS = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,7 +70,7 @@ def fit_law(compute: Floats, loss: Floats) -> PowerLaw:
     """
     finite = np.isfinite(loss)
     compute, loss = compute[finite], loss[finite]
-    if len(loss) < 3:
+    if len(loss) < MIN_POINTS:
         raise ValueError(f"{len(loss)} points: three wanted for a law of three numbers")
     middle = math.exp(np.log(compute).mean())  # of order one, or the regression would lose its digits
     powers = (compute / middle)[None] ** -EXPONENTS[:, None]
@@ -137,7 +139,7 @@ class Losses:
         """Return the exponent a of best parameters ~ compute^a, by least squares on logarithms; nan of under three."""
         sizes = self.best_sizes()
         known = np.isfinite(sizes)
-        if known.sum() < 3:
+        if known.sum() < MIN_POINTS:
             return math.nan
         return float(np.polyfit(np.log(self.compute_C[known]), np.log(sizes[known]), 1)[0])
 
