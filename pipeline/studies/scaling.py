@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.shards.errors import UserError
 from pipeline.studies.estimate import Estimate, bootstrap_of, difference_of, mean_of
 from pipeline.studies.measures.power_law import MIN_POINTS, Curve, Floats, Losses, common_grid
 from pipeline.studies.panels.scaling import PAPER_EXPONENT, best_panel, compute_panel, data_panel, size_panel
@@ -70,11 +71,21 @@ def groups(scale: Scale, seeds: str) -> Sequence[Group]:
 
 
 def measure(runs: StudyRuns) -> Outcome:
+    """Return what the runs say.
+
+    Raises:
+        UserError: there are too few values of compute at which the best size is known.
+    """
     shallow = runs.of("depth 1")
     seeds = sorted({run.seed for run in shallow})
     curves = [curve_of(run) for run in shallow]
     compute = common_grid(curves, num=NUM_COMPUTES)
     table = Losses.of(curves, compute=compute)
+    if (known := np.isfinite(table.best_losses()).sum()) < MIN_POINTS:
+        raise UserError(
+            f"{shallow[0].record.folder.parent}: the best size is known at {known} values of compute, and a law wants"
+            f" {MIN_POINTS}; train for more epochs"
+        )
     rows = [(curve.parameters, curve.at(compute)) for curve in curves]
     exponent = bootstrap_of(rows, lambda drawn: Losses.of_rows(drawn, compute=compute).size_exponent(), seed=0)
     law = table.law()

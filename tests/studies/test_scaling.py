@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from pipeline.shards.errors import UserError
 from pipeline.studies.scaling import EPOCHS, FEWER_WIDTHS, curve_of, measure
 from pipeline.studies.study import Scale, StudyRun, StudyRuns
 from pipeline.studies.verdict import Verdict, verdict_of
@@ -93,6 +94,13 @@ def test_the_verdict_follows_the_laws_that_the_losses_have(tmp_path: Path) -> No
     assert not other[0].passes
     assert not other[1].passes
     assert not other[3].passes
+
+
+def test_runs_whose_best_size_is_nowhere_known_are_refused() -> None:
+    runs = runs_of(AS_IN_THE_PAPER).runs
+    one_width = StudyRuns(runs=[run for run in runs if run.record.config["model"]["width"] == 32])
+    with pytest.raises(UserError, match=r"known at 0 values of compute.*more epochs"):
+        measure(one_width)
 
 
 def test_a_table_row_is_a_size_and_a_number_of_samples() -> None:
