@@ -25,7 +25,7 @@ import pyarrow.compute as pc
 
 from data_prep.sources.base import MAX_BATCH_ITEMS, Items
 from pipeline.shards.index import LABEL_COLUMNS
-from pipeline.shards.record import Targets, labels_bytes, padded_bytes, targets_bytes
+from pipeline.shards.record import labels_bytes, padded_bytes, targets_bytes
 from pipeline.shards.task import Task
 
 Int64Array = npt.NDArray[np.int64]
@@ -116,13 +116,13 @@ class ListingWriter:
         """Append items."""
         labels: Any = items.labels
         if self._task is Task.regression:
-            labels = np.asarray(labels, dtype=np.float32).tolist()
-            self._most_label_bytes = max([self._most_label_bytes, *(targets_bytes(Targets(tuple(x))) for x in labels)])
+            longest = max((targets_bytes(targets.tolist()) for targets in labels), default=0)
+            self._most_label_bytes = max(self._most_label_bytes, longest)
         if self._task is Task.multilabel:
             self._most_label_bytes = max([self._most_label_bytes, *(labels_bytes(label) for label in labels)])
         table = pa.table(
             [
-                pa.array(labels, type=self._schema.types[0]),
+                pa.array(list(labels) if self._task is Task.regression else labels, type=self._schema.types[0]),
                 pa.array(items.source_keys, type=pa.string()),
                 pa.array(items.paths, type=pa.string()),
                 pa.array(items.offsets, type=pa.int64()),

@@ -18,6 +18,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
 
+import numpy as np
+import numpy.typing as npt
+
 from data_prep.sources.base import Items, Rejected
 from data_prep.sources.classes import MAX_CLASSES, classes_of_labels, label_numbers, read_classes_file, split_location
 from data_prep.sources.image_sizes import ImageSizes
@@ -192,10 +195,10 @@ class ListSource:
             for entry, size_bytes in zip(chunk, sizes_of([entry.path for entry in chunk]), strict=True):
                 num_found += size_bytes is not None
                 num_missing += size_bytes is None
-                label: int | list[int] | tuple[float, ...]
+                label: int | list[int] | npt.NDArray[np.float32]
                 try:
                     if isinstance(entry.labels, dict):
-                        label = tuple(entry.labels[name] for name in names)
+                        label = np.array([entry.labels[name] for name in names], dtype=np.float32)
                     elif isinstance(entry.labels, str):
                         label = numbers[entry.labels]
                     else:

@@ -27,9 +27,9 @@ _PIECE_BYTES = 1 << 20
 
 
 class Row(NamedTuple):
-    """One item, as a row of Items; a tuple, as listing makes millions of them. Targets stand in a tuple."""
+    """One item, as a row of Items; a tuple, as listing makes millions of them. Targets are float32 (targets,)."""
 
-    label: int | list[int] | tuple[float, ...]
+    label: int | list[int] | npt.NDArray[np.float32]
     source_key: str
     path: str
     offset: int = 0
@@ -48,7 +48,7 @@ def gathered(rows: Iterable[Row]) -> Iterator[Items]:
         if isinstance(first.label, list):
             table = list(labels)
         else:
-            table = np.array(labels, np.float32) if isinstance(first.label, tuple) else np.array(labels, np.int64)
+            table = np.stack(labels) if isinstance(first.label, np.ndarray) else np.array(labels, dtype=np.int64)
         yield Items(
             labels=table,
             source_keys=list(source_keys),

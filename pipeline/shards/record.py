@@ -123,9 +123,9 @@ def label_object(label: Sequence[int] | Targets) -> dict[str, Any]:
     return {"targets": list(label.values)} if isinstance(label, Targets) else {"labels": list(label)}
 
 
-def targets_bytes(targets: Targets) -> int:
+def targets_bytes(targets: Sequence[float]) -> int:
     """Return how many bytes the `.json` member of these targets needs."""
-    return len(json.dumps(label_object(targets), separators=(",", ":")))
+    return len(json.dumps({"targets": targets}, separators=(",", ":")))
 
 
 def labels_bytes(labels: Sequence[int]) -> int:

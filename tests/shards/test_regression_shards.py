@@ -34,7 +34,7 @@ def test_every_float32_comes_back_from_the_member_and_from_the_sidecar(values: l
     targets = Targets(tuple(values))
     member = json_member("0", label_object(targets), size_bytes=1024)
     assert json.loads(member[512 : 512 + 1024])["targets"] == values
-    assert len(member[512 : 512 + 1024].rstrip()) == targets_bytes(targets)
+    assert len(member[512 : 512 + 1024].rstrip()) == targets_bytes(values)
     (row,) = make_index([(0,) * 7], labels=[targets], source_keys=[b"a"])
     assert row["targets"].tolist() == values
 
