@@ -15,6 +15,7 @@ from pipeline.studies.measures.gradient_run import (
     Measured,
     measure_run,
 )
+from pipeline.studies.panels.spread import spread_series
 from pipeline.studies.study import Group, Outcome, Picture, Scale, Study, StudyRuns, spread_text
 from pipeline.studies.verdict import Check
 from pipeline.track.plots import Axis, Panel, Series, seeds_text
@@ -150,7 +151,8 @@ def _errors(measured: Sequence[Measured]) -> Panel:
         sizes = [*shares[0]]
         law = [(left_to_draw(size, num_samples) if way == AS_TRAINED else 1.0) / size for size in sizes]
         lines.append(Series(x=sizes, y=law, markers=False, faint=True, colour=number))
-        points.append(_over_seeds(sizes, [[*row.values()] for row in shares], label=way, colour=number))
+        columns = [*zip(*(row.values() for row in shares), strict=True)]
+        points.append(spread_series(sizes, columns, label=way, line=False, colour=number))
     return Panel(
         x=Axis(label="batch size B", unit="samples", log=True),
         y=Axis(label="squared error over one sample's variance", log=True),
@@ -170,8 +172,8 @@ def _cosines(measured: Sequence[Measured]) -> Panel:
             / len(measured)
             for size in sizes
         ]
-        cosines = [[errors.cosine for errors in row.values()] for row in drawn]
-        points.append(_over_seeds(sizes, cosines, label=f"{name} of training", colour=number))
+        cosines = [[row[size].cosine for row in drawn] for size in sizes]
+        points.append(spread_series(sizes, cosines, label=f"{name} of training", line=False, colour=number))
         lines.append(Series(x=sizes, y=law, markers=False, faint=True, colour=number))
     return Panel(
         x=Axis(label="batch size B", unit="samples", log=True),
@@ -200,19 +202,6 @@ def _scales(run: Measured) -> Panel:
             Series(x=later, y=[run.exact[step].images for step in later], markers=False, faint=True, colour=1),
         ],
         title="Noise scale",
-    )
-
-
-def _over_seeds(x: Sequence[float], rows: Sequence[Sequence[float]], *, label: str, colour: int) -> Series:
-    columns = [*zip(*rows, strict=True)]
-    return Series(
-        x=x,
-        y=[sum(column) / len(column) for column in columns],
-        low=[min(column) for column in columns],
-        high=[max(column) for column in columns],
-        label=label,
-        line=False,
-        colour=colour,
     )
 
 

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from pipeline.studies.estimate import difference_of, mean_of, slope_of
 from pipeline.studies.measures.memory_reading import LOSS, MB, Reading, largest_difference, read_back
 from pipeline.studies.panels.levels import levels_panel
+from pipeline.studies.panels.spread import spread_series
 from pipeline.studies.study import Group, Outcome, Picture, Scale, Study, StudyRuns, spread_text
 from pipeline.studies.verdict import Check
 from pipeline.track.plots import Axis, Mark, Panel, Series, seeds_text
@@ -174,28 +175,21 @@ def _picture(
 
 def _memory(readings: Sequence[Reading], *, base_mb: float, label: str) -> Series:
     rows = [[value - base_mb for value in row] for row in zip(*(run.memory_mb for run in readings), strict=True)]
-    return Series(
-        label=label,
-        x=readings[0].read_mb,
-        y=[statistics.fmean(row) for row in rows],
-        low=[min(row) for row in rows],
-        high=[max(row) for row in rows],
-        markers=False,
-    )
+    return spread_series(readings[0].read_mb, rows, label=label, markers=False)
 
 
 def _losses(runs: StudyRuns) -> Panel:
-    whole, capped = (runs.of(name)[0].record.series[LOSS] for name in (WHOLE, CAPPED))
-    every = slice(None, None, max(1, len(capped.steps) // 16))
+    whole, capped = (runs.of(name)[0].logged(LOSS) for name in (WHOLE, CAPPED))
+    every = slice(None, None, max(1, len(capped) // 16))
     return Panel(
         x=Axis(label="step"),
         y=Axis(label="training loss"),
         series=[
-            Series(label=TOLD[WHOLE], x=whole.steps, y=[value or 0.0 for value in whole.values], markers=False),
+            Series(label=TOLD[WHOLE], x=[*whole], y=[*whole.values()], markers=False),
             Series(
                 label=f"{TOLD[CAPPED]}, some steps",
-                x=capped.steps[every],
-                y=[value or 0.0 for value in capped.values[every]],
+                x=[*capped][every],
+                y=[*capped.values()][every],
                 line=False,
             ),
         ],

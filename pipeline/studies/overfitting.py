@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from pipeline.shards.errors import UserError
 from pipeline.studies.estimate import difference_of, mean_of
 from pipeline.studies.panels.levels import levels_panel
+from pipeline.studies.panels.spread import spread_series
 from pipeline.studies.study import Group, Outcome, Picture, Scale, Study, StudyRun, StudyRuns, spread_text
 from pipeline.studies.verdict import Check
-from pipeline.track.plots import Axis, Panel, Series, seeds_text
+from pipeline.track.plots import Axis, Panel, seeds_text
 
 NONE, EARLY, TOGETHER = "none", "early stopping", "all together"
 TECHNIQUES: Mapping[str, tuple[str, ...]] = {
@@ -147,19 +148,16 @@ def evaluations_of(run: StudyRun) -> list[Reached]:
     """Return what a run's evaluations say, in their order.
 
     Raises:
-        UserError: not all of them have a gap beside them.
+        UserError: not all of them have a gap beside them, or something is not finite.
     """
-    series, steps_per_epoch = run.record.series, run.metric("steps") / run.record.config["trainer"]["max_epochs"]
+    steps_per_epoch = run.metric("steps") / run.record.config["trainer"]["max_epochs"]
     names = ("gap/train_top1_frac", "val/top1_frac", "val/loss")
-    by_step = [dict(zip(series[name].steps, series[name].values, strict=True)) for name in names if name in series]
+    by_step = [run.logged(name) for name in names if name in run.record.series]
     if len(by_step) < len(names) or any(found.keys() != by_step[0].keys() for found in by_step):
         raise UserError(f"{run.record.folder}: not each evaluation has its gap; run the study anew with another dir=")
     found = []
     for step in sorted(by_step[0]):
-        values = [metric[step] for metric in by_step]
-        if None in values:
-            raise UserError(f"{run.record.folder}: its loss at step {step} is not finite")
-        train, val, loss = (float(value or 0.0) for value in values)
+        train, val, loss = (metric[step] for metric in by_step)
         found.append(Reached(train=100 * train, val=100 * val, loss=loss, epoch=step / steps_per_epoch))
     return found
 
@@ -181,19 +179,16 @@ def _curves(runs: StudyRuns) -> Panel:
     series = []
     for colour, name in enumerate((NONE, TOGETHER)):
         by_epoch = list(zip(*(evaluations_of(run) for run in runs.of(name)), strict=True))
-        for part in ("train", "val"):
-            values = [[getattr(one, part) for one in found] for found in by_epoch]
-            series.append(
-                Series(
-                    label=f"{'training' if part == 'train' else 'validation'}, {name}",
-                    x=[found[0].epoch for found in by_epoch],
-                    y=[statistics.fmean(found) for found in values],
-                    low=[min(found) for found in values],
-                    high=[max(found) for found in values],
-                    markers=part == "val",
-                    colour=colour,
-                )
+        series += [
+            spread_series(
+                [found[0].epoch for found in by_epoch],
+                [[getattr(one, part) for one in found] for found in by_epoch],
+                label=f"{told}, {name}",
+                markers=part == "val",
+                colour=colour,
             )
+            for part, told in (("train", "training"), ("val", "validation"))
+        ]
     return Panel(x=Axis(label="epoch"), y=Axis(label="accuracy", unit="%", limits=(0, 104)), series=series)
 
 

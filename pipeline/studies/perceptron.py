@@ -10,6 +10,7 @@ from pipeline.studies.estimate import mean_of
 from pipeline.studies.measures.linear_units import distance_by_epoch, mistakes_bound, mistakes_by_epoch, unit_of
 from pipeline.studies.measures.models_along import models_along, training_samples
 from pipeline.studies.panels.plane import PLANE, shares_over_plane
+from pipeline.studies.panels.spread import spread_series
 from pipeline.studies.study import Group, Outcome, Picture, Scale, Study, StudyRun, StudyRuns, spread_text
 from pipeline.studies.verdict import Check
 from pipeline.track.plots import Axis, Field, Mark, Panel, Series, seeds_text
@@ -21,6 +22,8 @@ POINTS_MIXED, MANY_IMAGES = "points mixed", "1,000 images"
 SEPARABLE, INSEPARABLE = (POINTS_APART, FEW_IMAGES), (POINTS_MIXED, MANY_IMAGES)
 POINTS_SIGMOID, SIGMOID = "points mixed, sigmoid", "all images, sigmoid"
 WEIGHT_DECAY = 0.1
+# Of the solved weights' length: the sigmoid unit is to end no further from them.
+NEAR = 1e-3
 ACCURACY = "val/top1_frac"
 
 
@@ -72,7 +75,7 @@ def measure(runs: StudyRuns) -> Outcome:
             claim="The sigmoid unit that SGD trains has the weights of logistic regression solved to convergence.",
             statistic="length of the difference of the weights over that of the solved ones",
             estimate=mean_of([distance[-1] for distance in distances]),
-            below=1e-3,
+            below=NEAR,
         ),
         Check(
             claim="Where a line separates the classes, the threshold unit makes no more mistakes at the end.",
@@ -201,15 +204,7 @@ def _mistakes(mistakes: dict[str, list[list[int]]], bounds: dict[str, list[float
     series = []
     for name, rows in mistakes.items():
         so_far = [*zip(*(itertools.accumulate(row) for row in rows), strict=True)]
-        series.append(
-            Series(
-                x=[*range(1, len(so_far) + 1)],
-                y=[sum(column) / len(column) for column in so_far],
-                low=[float(min(column)) for column in so_far],
-                high=[float(max(column)) for column in so_far],
-                label=name,
-            )
-        )
+        series.append(spread_series(range(1, len(so_far) + 1), so_far, label=name))
     last = max(len(row) for rows in mistakes.values() for row in rows)
     every = max(1, last // 4)
     return Panel(
@@ -226,16 +221,8 @@ def _distances(distances: list[list[float]]) -> Panel:
     return Panel(
         x=Axis(label="epoch"),
         y=Axis(label="distance from logistic regression, relative", log=True),
-        series=[
-            Series(
-                x=[*range(len(columns))],
-                y=[sum(column) / len(column) for column in columns],
-                low=[min(column) for column in columns],
-                high=[max(column) for column in columns],
-                markers=False,
-            )
-        ],
-        marks=[Mark(y=1e-3, label="wanted: under 0.001")],
+        series=[spread_series(range(len(columns)), columns, label="", markers=False)],
+        marks=[Mark(y=NEAR, label=f"wanted: under {NEAR:g}")],
         title="The sigmoid unit is logistic regression",
     )
 

@@ -10,9 +10,10 @@ import numpy as np
 from pipeline.studies.estimate import difference_of, mean_of
 from pipeline.studies.measures.first_layer import DRAWN_SIDE, neighbour_correlation, units, weights_of
 from pipeline.studies.panels.levels import levels_panel
+from pipeline.studies.panels.spread import spread_series
 from pipeline.studies.study import Group, Outcome, Picture, Scale, Study, StudyRuns, spread_text
 from pipeline.studies.verdict import Check
-from pipeline.track.plots import Axis, Panel, Series, seeds_text
+from pipeline.track.plots import Axis, Panel, seeds_text
 from pipeline.trained import open_trained
 
 PLAIN, SHUFFLED = "as it is", "shuffled"
@@ -154,18 +155,9 @@ def _curves(runs: StudyRuns) -> Panel:
     """Draw the accuracy after each epoch, mean and spread over seeds, with and without the shuffle."""
     series = []
     for name in (PLAIN, SHUFFLED):
-        rows = [[100 * (value or 0.0) for value in run.record.series[ACCURACY].values] for run in runs.of(name)]
+        rows = [[100 * value for value in run.logged(ACCURACY).values()] for run in runs.of(name)]
         by_epoch = list(zip(*rows, strict=True))
-        series.append(
-            Series(
-                label=name,
-                x=list(range(1, len(by_epoch) + 1)),
-                y=[statistics.fmean(found) for found in by_epoch],
-                low=[min(found) for found in by_epoch],
-                high=[max(found) for found in by_epoch],
-                markers=False,
-            )
-        )
+        series.append(spread_series(range(1, len(by_epoch) + 1), by_epoch, label=name, markers=False))
     return Panel(
         x=Axis(label="epoch"), y=Axis(label="validation accuracy", unit="%"), series=series, title="While training"
     )

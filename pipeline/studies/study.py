@@ -72,6 +72,22 @@ class StudyRun:
             raise UserError(f"{self.record.folder}: no {name}; run the study anew with another dir=")
         return float(value)
 
+    def logged(self, name: str) -> dict[int, float]:
+        """Return what was logged of a metric, by step, ascending.
+
+        Raises:
+            UserError: the run has none of that name, or one that is not finite: it diverged.
+        """
+        series = self.record.series.get(name)
+        if series is None:
+            raise UserError(f"{self.record.folder}: no {name}; run the study anew with another dir=")
+        found = {}
+        for step, value in zip(series.steps, series.values, strict=True):
+            if value is None:
+                raise UserError(f"{self.record.folder}: its {name} at step {step} is not finite")
+            found[step] = value
+        return found
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StudyRuns:

@@ -13,16 +13,18 @@ The rate holds for all widths by the maximal-update parametrisation; each seed h
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from pipeline.studies.estimate import Estimate, mean_of, slope_of
 from pipeline.studies.measures.function_fits import fit_of, fit_series, samples_of
+from pipeline.studies.panels.spread import spread_series
 from pipeline.studies.study import Group, Outcome, Picture, Scale, Study, StudyRun, StudyRuns, spread_text
 from pipeline.studies.verdict import Check
 from pipeline.track.plots import Axis, Mark, Panel, Series, seeds_text
 
 WIDTH, SAMPLES, SQUARED_ERROR = "model.hidden", "data.train_samples", "val/mse"
-FUNCTIONS = ("waves", "hills")
+# And of how many variables each is.
+FUNCTIONS: Mapping[str, str] = {"waves": "one variable", "hills": "two variables"}
 NOISY, LINEAR = "noisy waves", "linear, waves"
 WIDTHS = {Scale.laptop: [2**k for k in range(8)], Scale.gpu: [2**k for k in range(13)]}
 NUMBERS = {Scale.laptop: [2**k for k in range(6, 13)], Scale.gpu: [2**k for k in range(6, 17)]}
@@ -84,7 +86,7 @@ def measure(runs: StudyRuns) -> Outcome:
                 estimate=_exponent(errors[name]),
                 below=BARRON,
             )
-            for name, told in zip(FUNCTIONS, ("one variable", "two variables"), strict=True)
+            for name, told in FUNCTIONS.items()
         ),
         Check(
             claim=f"{widest} hidden units are nowhere further than 0.1 from a function with values from -0.9 to 0.5.",
@@ -176,7 +178,7 @@ def _picture(
                 x=Axis(label="hidden units", log=True, ticks={float(width): str(width) for width in widths}),
                 y=error,
                 series=[
-                    *(_line(errors[name], label=f"{name}, {told}") for name, told in _told()),
+                    *(_line(errors[name], label=f"{name}, {told}") for name, told in FUNCTIONS.items()),
                     _guide(errors["waves"], exponent=BARRON),
                 ],
                 marks=[Mark(y=sum(linear) / len(linear), label="waves, linear model")],
@@ -211,18 +213,8 @@ def _picture(
     )
 
 
-def _told() -> list[tuple[str, str]]:
-    return list(zip(FUNCTIONS, ("one variable", "two variables"), strict=True))
-
-
 def _line(errors: dict[int, list[float]], *, label: str) -> Series:
-    return Series(
-        x=list(errors),
-        y=[sum(values) / len(values) for values in errors.values()],
-        low=[min(values) for values in errors.values()],
-        high=[max(values) for values in errors.values()],
-        label=label,
-    )
+    return spread_series(list(errors), list(errors.values()), label=label)
 
 
 def _guide(errors: dict[int, list[float]], *, exponent: float) -> Series:

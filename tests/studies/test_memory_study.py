@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from made_runs import made_run
+from pipeline.shards.errors import UserError
 from pipeline.shards.manifest import DataSet
-from pipeline.studies.measures.memory_reading import MB, Reading, num_not_once, read_back
+from pipeline.studies.measures.memory_reading import MB, Reading, largest_difference, num_not_once, read_back
 from pipeline.studies.memory import CAP_BYTES, CAPPED, EMPTY, JUMPING, TOLD, WHOLE, conclude
 from pipeline.studies.study import StudyRun, StudyRuns
 from pipeline.studies.verdict import Verdict, verdict_of
@@ -36,7 +37,7 @@ def reading(memory_mb: Sequence[float], *, seed: int, num_not_once: int = 0) -> 
     )
 
 
-def run_of(name: str, *, seed: int, losses: Sequence[float]) -> StudyRun:
+def run_of(name: str, *, seed: int, losses: Sequence[float | None]) -> StudyRun:
     summary = {"rate/images_per_s": 1000.0 + seed}
     return made_run(name, config={"seed": seed}, summary=summary, series={"train/loss": losses})
 
@@ -84,13 +85,22 @@ def test_the_numbers_are_those_of_the_lines_that_the_runs_were_made_of() -> None
         ([[0, 1], [2, 3], [3, 0], [1, 2]], 0),
         ([[0, 1], [2, 3], [3, 0], [1, 1]], 2),  # one twice, one never
         ([[0, 1], [2, 3], [3, 0]], 2),  # an epoch that was broken off
-        ([], 4),
+        ([[0, 1], [2, 3]], 4),  # one that was not begun
+        ([], 8),
     ],
 )
 def test_samples_are_counted_epoch_by_epoch(tmp_path: Path, steps: list[list[int]], wrong: int) -> None:
     path = tmp_path / "ids"
     path.write_text("".join(f"{json.dumps({'step': number, 'ids': ids})}\n" for number, ids in enumerate(steps)))
-    assert num_not_once(path, num_samples=4, steps_per_epoch=2) == wrong
+    assert num_not_once(path, num_samples=4, steps_per_epoch=2, num_epochs=2) == wrong
+
+
+def test_losses_that_are_not_finite_are_not_taken_for_equal() -> None:
+    first, second = (run_of(CAPPED, seed=0, losses=losses) for losses in (LOSSES, [*LOSSES[:-1], LOSSES[-1] + 0.5]))
+    assert largest_difference(first, second) == pytest.approx(0.5)
+    broken = run_of(CAPPED, seed=0, losses=[*LOSSES[:-1], None])
+    with pytest.raises(UserError, match=r"train/loss at step 40 is not finite"):
+        largest_difference(broken, broken)
 
 
 def test_a_run_under_a_cap_is_read_back_and_read_each_sample_once(synthetic: DataSet, tmp_path: Path) -> None:

@@ -37,15 +37,13 @@ def at_losses(run: StudyRun, losses: Sequence[float]) -> list[AtLoss]:
     """
     trained = open_trained(run.record.folder)
     pixels_ND, labels_N = training_samples(trained)
-    series = run.record.series[ACCURACY]
-    accuracies = dict(zip(series.steps, series.values, strict=True))
+    accuracies = run.logged(ACCURACY)
     found: list[AtLoss] = []
     for step, model in models_along(trained):
         loss = loss_of(model, pixels_ND, labels_N)
         if step not in accuracies or len(found) == len(losses) or loss > losses[len(found)]:
             continue
-        accuracy = 100 * (accuracies[step] or 0.0)
-        here = AtLoss(loss=loss, accuracy=accuracy, sharpness=sharpness(model, pixels_ND, labels_N))
+        here = AtLoss(loss=loss, accuracy=100 * accuracies[step], sharpness=sharpness(model, pixels_ND, labels_N))
         found += [here] * sum(loss <= wanted for wanted in losses[len(found) :])
     if len(found) < len(losses):
         raise UserError(

@@ -117,9 +117,9 @@ def mistakes_bound(pixels_ND: npt.NDArray[np.floating], labels_N: npt.NDArray[np
 
 def mistakes_by_epoch(run: StudyRun) -> list[int]:
     """Return how many samples of each epoch were taken for the other class when their turn came."""
-    right = run.record.series["train/top1_frac"]
-    counts = [end - start for start, end in itertools.pairwise([0, *right.steps])]
-    return [round((1 - (frac or 0.0)) * count) for frac, count in zip(right.values, counts, strict=True)]
+    right = run.logged("train/top1_frac")
+    counts = [end - start for start, end in itertools.pairwise([0, *right])]
+    return [round((1 - frac) * count) for frac, count in zip(right.values(), counts, strict=True)]
 
 
 def distance_by_epoch(run: StudyRun) -> list[float]:

@@ -48,26 +48,28 @@ def read_back(run: StudyRun) -> Reading:
     split = read_data_set(Path(config["data"]["path"])).split(config["data"]["train_split"])
     split_mb = sum(shard.size_bytes for shard in split.shards) / MB
     image_mb = split_mb / split.num_samples
-    memory = run.record.series[MEMORY]
+    memory = run.logged(MEMORY)
     batch = config["batch"]["size"]
     return Reading(
-        read_mb=[step * batch * image_mb for step in memory.steps],
-        memory_mb=[(value or 0.0) / MB for value in memory.values],
+        read_mb=[step * batch * image_mb for step in memory],
+        memory_mb=[value / MB for value in memory.values()],
         epoch_mb=split_mb,
         num_not_once=num_not_once(
             run.record.folder / "sample_ids.rank0.jsonl",
             num_samples=split.num_samples,
             steps_per_epoch=split.num_samples // batch,
+            num_epochs=config["trainer"]["max_epochs"],
         ),
     )
 
 
-def num_not_once(path: Path, *, num_samples: int, steps_per_epoch: int) -> int:
+def num_not_once(path: Path, *, num_samples: int, steps_per_epoch: int, num_epochs: int) -> int:
     """Return in how many cases a sample was not read exactly once in an epoch; of an epoch that is not there, all."""
     with path.open() as stream:
         steps = [json.loads(line)["ids"] for line in stream]
     wrong = 0
-    for first in range(0, max(1, len(steps)), steps_per_epoch):
+    for epoch in range(num_epochs):
+        first = epoch * steps_per_epoch
         counts = Counter(number for step in steps[first : first + steps_per_epoch] for number in step)
         wrong += sum(counts[number] != 1 for number in range(num_samples))
     return wrong
@@ -77,7 +79,8 @@ def largest_difference(first: StudyRun, second: StudyRun) -> float:
     """Return the largest difference of training losses at the same row.
 
     Raises:
+        UserError: a loss is not finite: such losses cannot be told apart.
         ValueError: the runs have not as many rows.
     """
-    pairs = zip(first.record.series[LOSS].values, second.record.series[LOSS].values, strict=True)
-    return max(abs((a or 0.0) - (b or 0.0)) for a, b in pairs)
+    pairs = zip(first.logged(LOSS).values(), second.logged(LOSS).values(), strict=True)
+    return max(abs(a - b) for a, b in pairs)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Mapping, Sequence
 
-from pipeline.track.plots import Axis, Panel, Series
+from pipeline.studies.panels.spread import spread_series
+from pipeline.track.plots import Axis, Panel
 
 
 def levels_panel(values: Mapping[str, Sequence[float]], y: Axis, *, over: str, title: str = "") -> Panel:
@@ -20,13 +20,7 @@ def levels_panel(values: Mapping[str, Sequence[float]], y: Axis, *, over: str, t
         x=Axis(label=over, ticks=dict(zip(places, values, strict=True)), limits=(-0.5, len(values) - 0.5)),
         y=y,
         series=[
-            Series(
-                x=list(places),
-                y=[statistics.fmean(found) for found in values.values()],
-                low=[min(found) for found in values.values()],
-                high=[max(found) for found in values.values()],
-                line=False,
-            )
+            spread_series(places, list(values.values()), label="", line=False),
         ],
         title=title,
     )

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Mapping, Sequence
 
 from pipeline.model.roles import linear_layers
 from pipeline.studies.measures.equal_loss import AtLoss
+from pipeline.studies.panels.spread import spread_series
 from pipeline.studies.study import StudyRun
 from pipeline.track.plots import Axis, Mark, Panel, Series
-from pipeline.track.run_reading import Series as RunSeries
 from pipeline.trained import build_trained, open_trained
 
 
@@ -44,18 +43,10 @@ def ways_on(before: Sequence[StudyRun], after: Mapping[str, Sequence[StudyRun]],
 
 def loss_series(runs: Sequence[StudyRun], *, label: str, first_step: int = 0, colour: int | None = None) -> Series:
     """Return the mean of runs' training losses at the steps that all of them logged, with the lowest and highest."""
-    curves = [dict(zip(series.steps, series.values, strict=True)) for series in map(_losses, runs)]
+    curves = [run.logged("train/loss") for run in runs]
     steps = sorted(set.intersection(*(set(curve) for curve in curves)))
-    values = [[curve[step] or 0.0 for curve in curves] for step in steps]
-    return Series(
-        label=label,
-        x=[first_step + step for step in steps],
-        y=[statistics.fmean(found) for found in values],
-        low=[min(found) for found in values],
-        high=[max(found) for found in values],
-        markers=False,
-        colour=colour,
-    )
+    values = [[curve[step] for curve in curves] for step in steps]
+    return spread_series([first_step + step for step in steps], values, label=label, markers=False, colour=colour)
 
 
 def neurons(runs: Mapping[str, StudyRun], *, title: str) -> Panel:
@@ -75,15 +66,7 @@ def at_equal_loss(
     series = []
     for kind, along in found.items():
         values = [[getattr(run[place], name) for run in along] for place in range(len(losses))]
-        series.append(
-            Series(
-                label=kind,
-                x=losses,
-                y=[statistics.fmean(some) for some in values],
-                low=[min(some) for some in values],
-                high=[max(some) for some in values],
-            )
-        )
+        series.append(spread_series(losses, values, label=kind))
     ticks = {loss: f"{loss:g}" for loss in losses}
     return Panel(
         x=Axis(label="training loss (falls to the left)", log=True, ticks=ticks),
@@ -91,7 +74,3 @@ def at_equal_loss(
         series=series,
         title="CIFAR-10, at equal training loss",
     )
-
-
-def _losses(run: StudyRun) -> RunSeries:
-    return run.record.series["train/loss"]

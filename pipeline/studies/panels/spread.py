@@ -17,6 +17,7 @@ def spread_series(
     *,
     label: str,
     geometric: bool = False,
+    line: bool = True,
     markers: bool = True,
     colour: int | None = None,
 ) -> Series:
@@ -25,7 +26,7 @@ def spread_series(
     Args:
         values: at each place of x, one of each seed.
         geometric: take the geometric mean: for an axis in logarithms, where one high seed would lift the other mean.
-        label, markers, colour: as of `Series`.
+        label, line, markers, colour: as of `Series`.
     """
     mean = statistics.geometric_mean if geometric else statistics.fmean
     return Series(
@@ -34,6 +35,7 @@ def spread_series(
         y=[mean(found) for found in values],
         low=[min(found) for found in values],
         high=[max(found) for found in values],
+        line=line,
         markers=markers,
         colour=colour,
     )
