@@ -39,7 +39,7 @@ ReadEntries = Callable[..., Iterator[Entry]]
 
 MAX_SPLITS = 100
 SMALL_CLASS = 1000
-_CHUNK_ENTRIES = 4096
+_CHUNK_ROWS = 4096
 
 
 def open_list(
@@ -186,28 +186,13 @@ class ListSource:
         return (hash_of(entry.path) <= threshold) == (split == "val")
 
     def _rows(self, split: str) -> Iterator[Row]:
-        names = self.classes
-        numbers = label_numbers(names, numbers_too=self._class_names is not None)
-        entries = (entry for entry in self._entries() if self._in_split(entry, split))
-        sizes_of = ImageSizes(self._images)
+        rows, sizes_of = self._labelled(split), ImageSizes(self._images)
         num_found = num_missing = 0
-        while chunk := list(islice(entries, _CHUNK_ENTRIES)):
-            for entry, size_bytes in zip(chunk, sizes_of([entry.path for entry in chunk]), strict=True):
+        while chunk := list(islice(rows, _CHUNK_ROWS)):
+            for row, size_bytes in zip(chunk, sizes_of([row.path for row in chunk]), strict=True):
                 num_found += size_bytes is not None
                 num_missing += size_bytes is None
-                label: int | list[int] | npt.NDArray[np.float32]
-                try:
-                    if isinstance(entry.labels, dict):
-                        label = np.array([entry.labels[name] for name in names], dtype=np.float32)
-                    elif isinstance(entry.labels, str):
-                        label = numbers[entry.labels]
-                    else:
-                        label = sorted({numbers[name] for name in entry.labels})
-                except KeyError as error:
-                    raise UserError(
-                        f"{self._where}: line {entry.line}: label {error} is no class in source.classes"
-                    ) from None
-                yield Row(label, f"{entry.path}#{entry.line}", entry.path, size_bytes=size_bytes or 0, box=entry.box)
+                yield row._replace(size_bytes=size_bytes or 0)
             if not num_found:
                 raise UserError(
                     f"{self._where}: none of the first {num_missing:,} images of {split} is below"
@@ -216,6 +201,27 @@ class ListSource:
                 )
         if num_missing:
             logger.warning("%s: %s listed images of %s are not there", self._where, f"{num_missing:,}", split)
+
+    def _labelled(self, split: str) -> Iterator[Row]:
+        """Yield a split's rows before anything is known of their files; names of labels, which are long, are gone."""
+        names = self.classes
+        numbers = label_numbers(names, numbers_too=self._class_names is not None)
+        for entry in self._entries():
+            if not self._in_split(entry, split):
+                continue
+            label: int | list[int] | npt.NDArray[np.float32]
+            try:
+                if isinstance(entry.labels, dict):
+                    label = np.array([entry.labels[name] for name in names], dtype=np.float32)
+                elif isinstance(entry.labels, str):
+                    label = numbers[entry.labels]
+                else:
+                    label = sorted({numbers[name] for name in entry.labels})
+            except KeyError as error:
+                raise UserError(
+                    f"{self._where}: line {entry.line}: label {error} is no class in source.classes"
+                ) from None
+            yield Row(label, f"{entry.path}#{entry.line}", entry.path, box=entry.box)
 
 
 def survey(entries: Iterator[Entry], *, val_frac: float, where: str) -> Survey:
