@@ -27,6 +27,9 @@ def gradient_norms(run: StudyRun) -> list[float]:
 def share_passed(norms: Sequence[float]) -> float:
     """Return by what the gradient is multiplied from a layer to the one before it: exp(-slope) of log norm over layer.
 
+    These are gradients of weights, so they are those of a layer's sums only where all layers are given inputs of one
+    size: relu units that start by Xavier's rule shrink both alike, and have a share of 1 all the same.
+
     The first layer is left out, whose matrix has another shape; and layers with no gradient left. With fewer than two
     layers to compare the share is nan.
     """
