@@ -18,9 +18,6 @@ from __future__ import annotations
 import torch
 from torch import distributed
 
-# What each sum is of; the first is the weight itself.
-HITS = ("top1_frac", "top5_frac")
-NAMES = ("loss", *HITS, "mse")
 # Small batches are put aside until they have so many logits together: to count each by itself takes some thirty small
 # operations, 0.3 ms on a CPU, and as many kernels on a GPU.
 KEPT_LOGITS = 1 << 18
@@ -39,8 +36,9 @@ class MetricSums:
             with_mse: whether `add` is given squared errors, and `read` returns their mean as mse.
             has_classes: whether outputs stand for classes, so that there are hits to count.
         """
-        left_out = {*(() if with_mse else ("mse",)), *(() if has_classes else HITS)}
-        self._names = tuple(name for name in NAMES if name not in left_out)
+        hits = ("top1_frac", "top5_frac") if has_classes else ()
+        # What each sum is of, behind that of the weights.
+        self._names = ("loss", *hits, *(("mse",) if with_mse else ()))
         self._has_classes = has_classes
         self._sums = torch.zeros(1 + len(self._names) + num_extra, dtype=torch.float64, device=device)
         self._kept: list[tuple[torch.Tensor, ...]] = []
