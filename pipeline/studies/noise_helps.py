@@ -35,7 +35,7 @@ SADDLE, GONE_ON = (FULL, MINI, NOISE, APART), (REST_FULL, REST_MINI, REST_NOISE)
 # Such a net can get all points right. One that gets fewer right than this at the end, and whose gradient is shorter
 # than this, is at rest elsewhere.
 AT_REST_BELOW, AT_REST_GRADIENT = 0.95, 0.05
-# Curvatures that are negative by a smaller share of the largest one are taken for 0.
+# Curvatures that are negative by a smaller share of the largest one at the same place are taken for 0.
 NO_WAY_DOWN = 1e-2
 # Training losses at which small and large batches are compared; the last one decides.
 LOSSES = (1.0, 0.5, 0.2)
@@ -44,7 +44,7 @@ PLAIN = (
     *("track.layers_every_steps=null", "track.noise_scale_every_steps=null", "track.gap=false"),
 )
 RINGS = (*PLAIN, "model=mlp")
-# A rate at which no curvature that they meet (up to 5) is too large for them to come to rest: 2 / rate is 10.
+# A rate at which no curvature that they rest at (8.2 at most) is too large for them to come to rest: 2 / rate is 10.
 TWO_LAYERS = (*RINGS, "model.hidden=[3,3]", "optimizer.rate=0.2")
 
 
@@ -211,6 +211,11 @@ def checks_of_batches(batches: Mapping[str, Sequence[Sequence[AtLoss]]]) -> list
     ]
 
 
+def num_saddles(curvatures: Sequence[Sequence[float]]) -> int:
+    """Return at how many places, each with its curvatures in ascending order, some direction leads down."""
+    return sum(lowest <= -NO_WAY_DOWN * highest for lowest, *_, highest in curvatures)
+
+
 def _picture(runs: StudyRuns, batches: Mapping[str, Sequence[Sequence[AtLoss]]]) -> Picture:
     stuck = at_rest(runs)
     names = {FULL: "full batch", MINI: "mini-batches of 50", NOISE: "full batch and noise", APART: "neurons differ"}
@@ -239,17 +244,24 @@ def _picture(runs: StudyRuns, batches: Mapping[str, Sequence[Sequence[AtLoss]]])
 
 def _notes(runs: StudyRuns, batches: Mapping[str, Sequence[Sequence[AtLoss]]]) -> list[str]:
     stuck = [gradient_and_curvatures(*weights_of(run)) for run in runs.of(REST_FULL)]
+    moved = [
+        100 * abs(after - before.metric(ACCURACY))
+        for before, after in zip(at_rest(runs), runs.values(REST_FULL, ACCURACY), strict=True)
+    ]
     lengths, lowest = [length for length, _ in stuck], [curvatures[0] for _, curvatures in stuck]
     highest = [curvatures[-1] for _, curvatures in stuck]
     away = {name: sum(value >= AT_REST_BELOW for value in runs.values(name, ACCURACY)) for name in GONE_ON}
     ends = {name: statistics.fmean(along[-1].loss for along in found) for name, found in batches.items()}
-    is_minimum = min(lowest) > -NO_WAY_DOWN * max(highest)
+    saddles = num_saddles([curvatures for _, curvatures in stuck])
     words = (
-        "no direction leads down: local minima, flat in some directions" if is_minimum else "some lead down: saddles"
+        f"of {saddles} of them some direction leads down: saddles"
+        if saddles
+        else "no direction leads down: local minima, flat in some directions"
     )
     return [
         f"Where these small nets come to rest the gradient is at most {max(lengths):.1e} long, and the loss curves by"
-        f" {min(lowest):.1e} to {max(highest):.1e}: {words}.",
+        f" {min(lowest):.1e} to {max(highest):.1e}: {words}."
+        f" Going on with full batches has moved the accuracy by at most {max(moved):.1f} points.",
         f"Of {len(stuck)} nets that go on from there {away[REST_NOISE]} have at least {100 * AT_REST_BELOW:.0f} % right"
         f" after noise, {away[REST_MINI]} after mini-batches, {away[REST_FULL]} after full batches.",
         f"Small batches and the whole set are compared at weights whose training loss is first at most {LOSSES[-1]}:"

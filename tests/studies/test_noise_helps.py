@@ -28,6 +28,7 @@ from pipeline.studies.noise_helps import (
     checks_of_batches,
     checks_of_noise,
     follow_up,
+    num_saddles,
     weights_of,
 )
 from pipeline.studies.panels.noise_helps import loss_series, neurons
@@ -70,6 +71,12 @@ def test_checks_pass_where_noise_helps_and_fail_where_it_does_not() -> None:
     assert [check.passes for check in checks_of_noise(helps, [1.0, 1.0, 1.0])] == [True] * 5
     swapped = {FULL: high, MINI: high, NOISE: low, REST_FULL: high, REST_MINI: low, REST_NOISE: low}
     assert [check.passes for check in checks_of_noise(swapped, [32.0, 30.0, 31.0])] == [False] * 5
+
+
+def test_a_place_is_a_saddle_by_its_own_curvatures() -> None:
+    assert num_saddles([[-0.009, 0.1, 1.0], [0.0, 0.5]]) == 0
+    # Of a flat place a small curvature downwards counts, however steep another one is.
+    assert num_saddles([[-0.009, 0.1, 0.2], [0.0, 8.0]]) == 1
 
 
 def test_small_batches_are_compared_seed_by_seed_with_the_whole_set() -> None:
