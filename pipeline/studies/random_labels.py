@@ -122,13 +122,8 @@ def _epochs_until_mostly(run: StudyRun) -> float | None:
 
 def _by_epoch(run: StudyRun, metric: str) -> list[tuple[float, float]]:
     """Return (epochs trained, value) of what is logged along with training."""
-    epochs, found = (run.record.series[name] for name in ("epoch", metric))
-    epoch_of = dict(zip(epochs.steps, epochs.values, strict=True))
-    return [
-        (epoch, value)
-        for step, value in zip(found.steps, found.values, strict=True)
-        if value is not None and (epoch := epoch_of.get(step)) is not None
-    ]
+    epochs = run.logged("epoch")
+    return [(epochs[step], value) for step, value in run.logged(metric).items() if step in epochs]
 
 
 def _epochs_text(epochs: Sequence[float | None]) -> str:

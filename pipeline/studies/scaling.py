@@ -151,17 +151,12 @@ def curve_of(run: StudyRun) -> Curve:
     """Return the validation loss of a run against the FLOP that it had spent."""
     flop_per_sample = run.metric("rate/flops_per_s") / run.metric("rate/images_per_s")
     samples_per_step = int(run.record.config["batch"]["size"])
-    series = run.record.series[LOSS]
-    points = [
-        (step * samples_per_step * flop_per_sample, value)
-        for step, value in zip(series.steps, series.values, strict=True)
-        if value is not None
-    ]
+    losses = run.logged(LOSS)
     return Curve(
         parameters=run.metric("parameters"),
         # Rounded, so that runs with other seeds have the very same: a rate is measured, its quotient not exact.
-        compute=[float(f"{flop:.6g}") for flop, _ in points],
-        loss=[loss for _, loss in points],
+        compute=[float(f"{step * samples_per_step * flop_per_sample:.6g}") for step in losses],
+        loss=list(losses.values()),
     )
 
 

@@ -73,7 +73,7 @@ def made_up(errors: dict[int, float], *, least: float = 20.0) -> StudyRuns:
                     config=config,
                     options={HIDDEN: f"[{width}]", "seed": str(seed)},
                     summary={ACCURACY: final, FITTED: min(1.0, 0.7 + width / 30), "parameters": 67 * width + 2},
-                    series={ACCURACY: [0.5, 1 - least / 100, None, final - 0.001]},
+                    series={ACCURACY: [0.5, 1 - least / 100, final - 0.001]},
                 )
             )
         runs.append(

@@ -18,10 +18,15 @@ LEAST_GRADIENT = 1e-30
 
 
 def gradient_norms(run: StudyRun) -> list[float]:
-    """Return the norm of the gradient of each hidden layer's weights at the first step, input to output."""
-    depth = int(run.record.config["model"]["depth"])
-    series = run.record.series
-    return [series[f"layers/weight_grad_norm/{layer}.linear"].values[0] or 0.0 for layer in range(depth)]
+    """Return the norm of the gradient of each hidden layer's weights at the first step, input to output.
+
+    Raises:
+        UserError: the run did not log them, or they are not finite.
+    """
+    logged = [
+        run.logged(f"layers/weight_grad_norm/{layer}.linear") for layer in range(run.record.config["model"]["depth"])
+    ]
+    return [next(iter(by_step.values())) for by_step in logged]
 
 
 def share_passed(norms: Sequence[float]) -> float:

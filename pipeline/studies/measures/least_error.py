@@ -8,5 +8,9 @@ ACCURACY = "val/top1_frac"
 
 
 def least_error(run: StudyRun) -> float:
-    """Return the lowest error of a run's evaluations, %."""
-    return 100 * (1 - max(value for value in run.record.series[ACCURACY].values if value is not None))
+    """Return the lowest error of a run's evaluations, %.
+
+    Raises:
+        UserError: it was not evaluated.
+    """
+    return 100 * (1 - max(run.logged(ACCURACY).values()))
