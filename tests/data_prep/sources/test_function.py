@@ -88,3 +88,12 @@ def test_a_sample_is_a_function_of_seed_split_and_index() -> None:
         assert all(np.array_equal(a, b) for a, b in zip(drawn(first, split), drawn(again, split), strict=True))
         assert not np.array_equal(drawn(first, split)[0], drawn(other, split)[0])
     assert not np.array_equal(drawn(first, "train")[0], drawn(first, "val")[0])
+
+
+def test_samples_are_the_same_for_ever() -> None:
+    """Studies whose results are kept have trained on them."""
+    one, two = (source_of(function, noise=0.1, samples=3) for function in (Function.waves, Function.ripples))
+    levels = {split: np.rint(drawn(two, split)[0] * 255).astype(int).tolist() for split in two.splits}
+    assert levels == {"train": [[1, 150], [145, 39], [166, 213]], "val": [[84, 9], [103, 11], [81, 172]]}
+    assert drawn(one, "train")[1] == pytest.approx([0.4164381, -0.0186025, -0.5523478], abs=1e-6)
+    assert drawn(two, "val")[1] == pytest.approx([0.9980481, 0.9145112, -0.9995449], abs=1e-6)

@@ -45,6 +45,22 @@ def test_a_point_is_a_function_of_seed_split_and_index() -> None:
     assert not np.array_equal(first.read(**read), first.read(**{**read, "path": "val"}))
 
 
+@pytest.mark.parametrize(
+    ("shape", "gap", "train", "val"),
+    [
+        (PointsShape.rings, 0.0, [[120, 106], [110, 200], [125, 150]], [[128, 164], [79, 201], [158, 102]]),
+        (PointsShape.halves, 0.1, [[92, 127], [172, 140], [150, 94]], [[136, 65], [179, 169], [47, 108]]),
+    ],
+)
+def test_points_are_the_same_for_ever(
+    shape: PointsShape, gap: float, train: list[list[int]], val: list[list[int]]
+) -> None:
+    """Studies whose results are kept have trained on them."""
+    source = PointsSource(samples=3, val_samples=3, classes=2, seed=0, shape=shape, gap=gap)
+    for split, wanted in (("train", train), ("val", val)):
+        assert [source.read(path=split, offset=i, size_bytes=2).ravel().tolist() for i in range(3)] == wanted
+
+
 @pytest.mark.parametrize(("gap", "is_separable"), [(0.1, True), (0.0, True), (-0.1, False)])
 def test_a_straight_line_separates_halves_unless_they_overlap(gap: float, is_separable: bool) -> None:
     source = PointsSource(samples=2000, val_samples=0, classes=2, shape=PointsShape.halves, gap=gap, seed=0)
