@@ -29,8 +29,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from pipeline.shards.errors import UserError
@@ -71,7 +72,7 @@ class ForkedRun:
             try:
                 code = self.poll()
             except UserError:
-                code = self.returncode = None if _exists(self.pid) else UNKNOWN_EXIT
+                code = self.returncode = None if _is_alive(self.pid) else UNKNOWN_EXIT
             if code is not None:
                 return code
             if deadline_s is not None and time.monotonic() >= deadline_s:
@@ -80,8 +81,9 @@ class ForkedRun:
 
     def terminate(self) -> None:
         """Ask the run to end. Until the server has told of its end, no other process has its number."""
-        if self.returncode is None and _exists(self.pid):
-            os.kill(self.pid, signal.SIGTERM)
+        if self.returncode is None:
+            with suppress(ProcessLookupError):
+                os.kill(self.pid, signal.SIGTERM)
 
 
 class ForkServer:
@@ -239,12 +241,12 @@ def _leave(ended_well: Sequence[int]) -> None:
         os._exit(0)
 
 
-def _exists(pid: int) -> bool:
+def _is_alive(pid: int) -> bool:
+    """Whether a process runs; a dead one need not have been collected, which takes for ever where nobody does."""
     try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
         return False
-    return True
 
 
 if __name__ == "__main__":

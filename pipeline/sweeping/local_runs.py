@@ -18,7 +18,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Protocol
@@ -193,8 +193,11 @@ def end(processes: Sequence[RunProcess], *, grace_s: float = GRACE_S) -> None:
         pass
     finally:
         for process in processes:
-            if process.poll() is None:
-                os.killpg(process.pid, signal.SIGKILL)
+            try:
+                process.wait(timeout=0)
+            except subprocess.TimeoutExpired:
+                with suppress(ProcessLookupError):  # one that nobody here waits for may be gone by now
+                    os.killpg(process.pid, signal.SIGKILL)
             process.wait()
 
 
