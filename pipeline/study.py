@@ -17,7 +17,7 @@ from pipeline.run_folder import SUMMARY_FILE
 from pipeline.shards.errors import UserError, run_entry_point
 from pipeline.studies import STUDIES
 from pipeline.studies.data_sets import TITLES, ready
-from pipeline.studies.result import FIGURE_FILE, REPORT_FILE, RESULT_FILE, interval_text, publish
+from pipeline.studies.result import FIGURE_FILE, REPORT_FILE, RESULT_FILE, interval_text, number_text, publish
 from pipeline.studies.study import Group, Study, StudyRun, StudyRuns
 from pipeline.study_config import STUDY_SCHEMAS, StudyConfig
 from pipeline.sweep_config import RunsConfig
@@ -82,7 +82,7 @@ def _tell(study: Study, result: dict[str, Any], config: StudyConfig) -> None:
     interval = interval_text(result["interval"])
     sys.stdout.write(
         f"\nclaim       {study.claim}\n"
-        f"measured    {result['statistic']}: {result['value']:.4g} (95 % interval {interval})\n"
+        f"measured    {result['statistic']}: {number_text(result['value'])} (95 % interval {interval})\n"
         f"verdict     {result['verdict']}\n"
         f"study       {folder_of(study, config)} ({RESULT_FILE}, {FIGURE_FILE}, {REPORT_FILE})\n"
     )

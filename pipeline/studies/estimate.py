@@ -30,7 +30,10 @@ STUDENT_95 = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Estimate:
-    """A value, the ends of its 95 % interval, and the number of seeds behind it; one seed has no interval (nan)."""
+    """A value, the ends of its 95 % interval, and the number of seeds behind it.
+
+    One seed has no interval (nan), and neither have several of which one has no value.
+    """
 
     value: float
     low: float
@@ -39,14 +42,17 @@ class Estimate:
 
 
 def mean_of(values: Sequence[float]) -> Estimate:
-    """Return the mean over seeds with Student's interval.
+    """Return the mean over seeds with Student's interval; nan where a value is not finite: no mean is known.
 
     Raises:
         ValueError: no values.
     """
     if not values:
         raise ValueError("values: at least one wanted")
-    mean, n = statistics.fmean(values), len(values)
+    n = len(values)
+    if not all(map(math.isfinite, values)):
+        return Estimate(value=math.nan, low=math.nan, high=math.nan, n=n)
+    mean = statistics.fmean(values)
     if n == 1:
         return Estimate(value=mean, low=math.nan, high=math.nan, n=1)
     half = STUDENT_95[min(n - 1, len(STUDENT_95)) - 1] * statistics.stdev(values) / math.sqrt(n)

@@ -21,6 +21,7 @@ from pipeline.track.plots import save_plot
 from pipeline.track.report.markup import Section, Tile, code, notes, table, tiles
 from pipeline.track.report.page import make_page
 from pipeline.track.report.text import escaped
+from pipeline.track.run_reading import finite
 
 VERSION = 1
 RESULT_FILE, FIGURE_FILE, REPORT_FILE = "result.json", "figure.png", "report.html"
@@ -44,7 +45,7 @@ def publish(
         "data": list(data),
         "verdict": verdict_of(outcome.checks).value,
         "statistic": first.statistic,
-        "value": first.estimate.value,
+        "value": finite(first.estimate.value),
         "interval": _interval(first),
         # Of seeds that only tuned the value knows nothing; of resampled runs there are more than seeds.
         "seeds": min(first.estimate.n, len({run.seed for run in runs.runs})),
@@ -72,7 +73,7 @@ def page_of(study: Study, result: dict[str, Any], figure_png: bytes) -> str:
     top = tiles(
         [
             Tile(name="verdict", value=result["verdict"]),
-            Tile(name=result["statistic"], value=f"{result['value']:.4g}", more=interval_text(result["interval"])),
+            Tile(name=result["statistic"], value=number_text(result["value"]), more=interval_text(result["interval"])),
             Tile(name="runs", value=str(result["runs"]), more=f"{result['seeds']} seeds, {result['seconds']:,.0f} s"),
         ]
     )
@@ -102,7 +103,7 @@ def _plain(check: Check) -> dict[str, Any]:
     return {
         "claim": check.claim,
         "statistic": check.statistic,
-        "value": check.estimate.value,
+        "value": finite(check.estimate.value),
         "interval": _interval(check),
         "n": check.estimate.n,
         "wanted": check.bounds_text,
@@ -129,6 +130,15 @@ def _check_rows(result: dict[str, Any]) -> Sequence[Sequence[Any]]:
     ]
 
 
+def number_text(value: float | None) -> str:
+    """Return "9.197", or "none": some seed has no value."""
+    return "none" if value is None else f"{value:.4g}"
+
+
 def interval_text(interval: Sequence[float] | None) -> str:
     """Return "6.65 to 11.74", or what hinders an interval."""
-    return "none: one seed" if interval is None else f"{interval[0]:.4g} to {interval[1]:.4g}"
+    return (
+        "none: it takes two seeds, and a value of each"
+        if interval is None
+        else f"{interval[0]:.4g} to {interval[1]:.4g}"
+    )

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from pipeline.studies.estimate import bootstrap_of, difference_of, mean_of, slope_of
+from pipeline.studies.verdict import Check
 
 
 def test_the_interval_of_a_mean_is_students() -> None:
@@ -29,6 +30,14 @@ def test_one_seed_has_a_value_and_no_interval() -> None:
     assert found.value == 3.0
     assert math.isnan(found.low)
     assert math.isnan(found.high)
+
+
+@pytest.mark.parametrize("missing", [math.nan, math.inf])
+def test_of_seeds_of_which_one_has_no_value_nothing_is_known(missing: float) -> None:
+    found = mean_of([3.0, missing, 4.0])
+    assert all(map(math.isnan, (found.value, found.low, found.high)))
+    assert found.n == 3
+    assert not Check(claim="x", statistic="x", estimate=found, above=0.0).passes
 
 
 def test_what_seeds_share_leaves_no_spread_in_a_difference() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -10,10 +11,12 @@ from typing import Any
 
 import pytest
 
+from made_runs import made_run
 from pipeline import study
 from pipeline.shards.errors import UserError
 from pipeline.studies import STUDIES, data_sets
 from pipeline.studies.estimate import difference_of
+from pipeline.studies.result import publish
 from pipeline.studies.study import Group, Outcome, Picture, Scale, Study, StudyRuns
 from pipeline.studies.verdict import Check
 from pipeline.study import carry_out_study, main
@@ -82,6 +85,19 @@ def test_a_study_runs_measures_and_tells_and_again_runs_nothing(
     before = {path: path.stat().st_mtime_ns for path in (folder / "runs").rglob("summary.json")}
     assert carry_out_study(STUDY, config) == result
     assert {path: path.stat().st_mtime_ns for path in (folder / "runs").rglob("summary.json")} == before
+
+
+def test_what_has_no_value_is_told_and_published_as_none(tmp_path: Path) -> None:
+    estimate = difference_of([1.0, math.nan], [0.5, 0.5])
+    check = Check(claim="better", statistic="accuracy gained", estimate=estimate, above=0.1)
+    panel = Panel(x=Axis(label="seed"), y=Axis(label="accuracy"), series=[Series(x=[0], y=[1.0])])
+    picture = Picture(title="Rings", caption="n = 2 seeds", panels=[panel])
+    outcome = Outcome(checks=[check], picture=picture, columns=["model"], rows=[["linear"]])
+    runs = StudyRuns(runs=[made_run("x", config={"seed": seed}, summary={"wall_s": 1.0}) for seed in (0, 1)])
+    publish(tmp_path, STUDY, outcome, runs=runs, scale=Scale.laptop, data=["rings"])
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert (result["value"], result["interval"], result["checks"][0]["passes"]) == (None, None, False)
+    assert "none: it takes two seeds" in (tmp_path / "report.html").read_text()
 
 
 def test_of_all_studies_one_that_fails_leaves_the_others_and_is_told(
