@@ -40,8 +40,9 @@ def at_losses(run: StudyRun, losses: Sequence[float]) -> list[AtLoss]:
     accuracies = run.logged(ACCURACY)
     found: list[AtLoss] = []
     for step, model in models_along(trained):
-        loss = loss_of(model, pixels_ND, labels_N)
-        if step not in accuracies or len(found) == len(losses) or loss > losses[len(found)]:
+        if len(found) == len(losses):
+            break
+        if step not in accuracies or (loss := loss_of(model, pixels_ND, labels_N)) > losses[len(found)]:
             continue
         here = AtLoss(loss=loss, accuracy=100 * accuracies[step], sharpness=sharpness(model, pixels_ND, labels_N))
         found += [here] * sum(loss <= wanted for wanted in losses[len(found) :])
