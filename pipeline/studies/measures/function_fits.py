@@ -10,16 +10,12 @@ Axes: N samples or levels, D pixels, K targets.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from pipeline.data.order import slots_of
-from pipeline.data.packed import PackedReader
-from pipeline.data.subset import subset_ids
-from pipeline.shards.manifest import read_data_set
+from pipeline.studies.measures.models_along import stored_samples
 from pipeline.studies.study import StudyRun
 from pipeline.track.plots import Series
 from pipeline.trained import build_trained, open_trained
@@ -63,14 +59,7 @@ def fit_of(run: StudyRun) -> Fit:
 
 def samples_of(run: StudyRun, split: str) -> tuple[FloatArray, FloatArray]:
     """Return levels (N,) and targets (N,) of one-pixel images: of the validation split, or of what was trained on."""
-    config = open_trained(run.record.folder).config.data
-    reader = PackedReader(read_data_set(Path(config.places[0])), split)
-    ids = np.arange(reader.num_samples, dtype=np.int64)
-    if split == "train" and config.train_samples is not None:
-        ids = subset_ids(num_samples=len(ids), wanted=config.train_samples, seed=config.subset_seed)
-    images_BHWC = torch.empty((len(ids), *reader.image_shape), dtype=torch.uint8)
-    targets_NK = reader.fill(slots_of(ids), epoch=0, out=images_BHWC)
-    reader.close()
+    images_BHWC, targets_NK = stored_samples(open_trained(run.record.folder).config.data, split)
     return images_BHWC[:, 0, 0, 0].double().numpy(), targets_NK[:, 0].astype(np.float64)
 
 

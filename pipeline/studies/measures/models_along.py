@@ -5,7 +5,7 @@
     for step, model in models_along(trained):           # from the initial weights, step 0, to the last checkpoint
         ...
 
-Axes: N samples, D input features.
+Axes: N samples, D input features, H height, W width, C channels.
 """
 
 from __future__ import annotations
@@ -23,7 +23,9 @@ from pipeline.build_order import num_trained_on
 from pipeline.data.augment import normalise
 from pipeline.data.order import slots_of
 from pipeline.data.packed import PackedReader
+from pipeline.data.reader import LabelArray
 from pipeline.data.subset import subset_ids
+from pipeline.data_config import DataConfig
 from pipeline.run_folder import CHECKPOINT_FOLDER
 from pipeline.shards.manifest import read_data_set
 from pipeline.trained import PREFIX, Trained
@@ -40,16 +42,28 @@ def training_samples(trained: Trained) -> tuple[torch.Tensor, torch.Tensor]:
     data = trained.config.data
     if data.label_noise:
         raise ValueError(f"data.label_noise={data.label_noise}: these labels are not those of the data set")
-    reader = PackedReader(read_data_set(Path(data.places[0])), data.train_split)
-    num_samples = num_trained_on(data, reader.num_samples)
-    sample_ids = np.arange(num_samples, dtype=np.int64)
-    if data.train_samples is not None:
-        sample_ids = subset_ids(num_samples=reader.num_samples, wanted=num_samples, seed=data.subset_seed)
-    images_BHWC = torch.empty((num_samples, *reader.image_shape), dtype=torch.uint8)
-    labels_N = torch.from_numpy(reader.fill(slots_of(sample_ids), epoch=0, out=images_BHWC))
-    reader.close()
+    images_BHWC, labels_N = stored_samples(data, data.train_split)
     mean_C, std_C = (torch.tensor(values) for values in (trained.facts.mean, trained.facts.std))
-    return normalise(images_BHWC, mean_C, std_C), labels_N
+    return normalise(images_BHWC, mean_C, std_C), torch.from_numpy(labels_N)
+
+
+def stored_samples(data: DataConfig, split: str) -> tuple[torch.Tensor, LabelArray]:
+    """Return a split's images as they are stored, uint8 (N, H, W, C), and labels or targets, in the split's order.
+
+    Of the training split they are those that a run of this config trained on.
+
+    Raises:
+        UserError: the data set is no local packed one, or is gone.
+    """
+    reader = PackedReader(read_data_set(Path(data.places[0])), split)
+    sample_ids = np.arange(reader.num_samples, dtype=np.int64)
+    if split == data.train_split and data.train_samples is not None:
+        wanted = num_trained_on(data, reader.num_samples)
+        sample_ids = subset_ids(num_samples=reader.num_samples, wanted=wanted, seed=data.subset_seed)
+    images_BHWC = torch.empty((len(sample_ids), *reader.image_shape), dtype=torch.uint8)
+    labels = reader.fill(slots_of(sample_ids), epoch=0, out=images_BHWC)
+    reader.close()
+    return images_BHWC, labels
 
 
 def models_along(trained: Trained) -> Iterator[tuple[int, nn.Module]]:
