@@ -60,8 +60,12 @@ def peaks(rank: int) -> list[int]:
 
         step()  # what is made once
         model.zero_grad(set_to_none=True)
-        found.append(allocated(step)[0])
-        model.zero_grad(set_to_none=True)
+        # Threads of gloo may hold a buffer a moment longer on a busy machine, which only adds: the least is the step's.
+        measured = []
+        for _ in range(3):
+            measured.append(allocated(step)[0])
+            model.zero_grad(set_to_none=True)
+        found.append(min(measured))
     return found
 
 
