@@ -7,7 +7,7 @@
     load.cache_bytes        # 3_221_225_472: and the next window of one lane
 
 Pure. A window order is followed window by window, also over a part of the split, a mixture set by set; any other order
-is taken to read everything at any time.
+is taken to read every shard that it has samples in, at any time.
 """
 
 from __future__ import annotations
@@ -67,6 +67,7 @@ def host_load(
     if isinstance(order, MixtureOrder):
         return _mixture_load(order, sizes, counts, host=host, hosts=hosts, epoch=epoch)
     if not isinstance(order, WindowOrder):
+        sizes = sizes[counts > 0]
         total = int(sizes.sum())
         return HostLoad(
             read_bytes=total,

@@ -84,6 +84,15 @@ def test_of_a_part_of_the_split_the_shards_that_it_lies_in_are_read(hosts: int) 
         assert load.read_bytes == sum(SIZES[shard] for shard in used) > load.open_bytes
 
 
+def test_a_full_shuffle_of_a_part_needs_the_shards_that_the_part_lies_in() -> None:
+    ids_N = subset_ids(num_samples=sum(COUNTS), wanted=24, seed=2)
+    order = SubsetOrder(order=FullOrder(num_samples=24, batch_size=8, seed=1), ids_N=ids_N)
+    used = set().union(*shards_by_step(order, host=0, hosts=1))
+    load = load_of(order, host=0, hosts=1)
+    assert load.read_shards == len(used) < len(COUNTS)
+    assert load.read_bytes == load.open_bytes == load.cache_bytes == sum(SIZES[shard] for shard in used)
+
+
 def test_a_mixtures_sets_add_up_by_how_often_each_is_gone_through() -> None:
     counts = [COUNTS[:20], COUNTS[20:60]]
     orders = [WindowOrder(shard_counts=part, batch_size=4, seed=k, lanes=4) for k, part in enumerate(counts)]

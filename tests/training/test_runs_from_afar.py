@@ -27,6 +27,16 @@ def test_a_run_from_a_web_server_ends_with_the_weights_of_a_local_one(synthetic:
         assert evaluate(config, ONE_RANK)["top1_frac"] == summary["val/top1_frac"]
 
 
+@pytest.mark.parametrize("order", [OPTIONS[:3], ["order=full"]])
+def test_a_part_of_a_split_is_the_same_from_a_web_server(synthetic: DataSet, tmp_path: Path, order: list[str]) -> None:
+    options = [*order, "data.train_samples=40", "data.subset_seed=3", "batch.size=8", "trainer.max_epochs=2"]
+    train_here(synthetic.root, tmp_path / "local", *options)
+    with shard_server(synthetic.root) as server:
+        summary = train_here(server.url, tmp_path / "remote", *options, f"cache.dir={tmp_path / 'cache'}")
+    assert_equal_weights(tmp_path / "local", tmp_path / "remote")
+    assert summary["data"]["train_samples"] == 40
+
+
 def test_a_cache_too_small_for_the_order_is_one_line(synthetic: DataSet, tmp_path: Path) -> None:
     size_bytes = sum(shard.size_bytes for shard in synthetic.split("train").shards)
     options = [f"cache.dir={tmp_path / 'cache'}", f"cache.max_bytes={size_bytes // 2}"]
