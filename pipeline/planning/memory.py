@@ -33,6 +33,7 @@ class ModelBytes:
 
     Attributes:
         update: what the optimiser holds for a moment, beside its state.
+        noise: what is added to the largest gradient before, drawn whole; 0 without noise.
     """
 
     weights: int
@@ -40,6 +41,7 @@ class ModelBytes:
     state: int
     average: int
     update: int
+    noise: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,6 +115,7 @@ def rank_memory(
     weights, gradients, state, average = (
         -(-size // shards) for size in (model.weights, model.gradients, model.state, model.average)
     )
+    update = max(-(-model.update // shards), model.noise + (-(-model.noise // shards) if way is Way.fsdp else 0))
     kept = weights + state + average + step.images + copy
     forward, backward = gradients + step.forward, gradients + step.backward
     if way is Way.fsdp and zeroed:
@@ -133,7 +136,7 @@ def rank_memory(
         "a step": kept + max(forward, backward),
         **({"a checkpoint": kept + for_checkpoint + gradients * gradients_stay} if for_checkpoint else {}),
         **({"the exchange": kept + gradients + compressed} if compressed else {}),
-        "the update": kept + gradients + -(-model.update // shards),
+        "the update": kept + gradients + update,
         "evaluation": kept + gradients * (gradients_stay or way is Way.ddp) + step.evaluation,
     }
     return RankMemory(parts=parts, moments=moments)

@@ -136,7 +136,7 @@ class RankStudy:
         Ranks exchange what they gather in a buffer as large as the tensor.
         """
         model = self.model_bytes
-        largest = max(sizes([parameter]) for parameter in self.model.parameters())
+        largest = max(_tensor_bytes(self.model))
         if self.config.checkpoint.background or not self.on_cpu:
             return 2 * largest
         return largest + model.weights + model.state + model.average
@@ -159,6 +159,7 @@ class RankStudy:
             average=rehearsal.weight_bytes if averaged else 0,
             # Of these torch has one kernel for the whole update, which holds nothing; not on the meta device.
             update=0 if isinstance(self.config.optimizer, SgdConfig | AdamWConfig) else rehearsal.update_bytes,
+            noise=0 if self.config.gradient_noise.std is None else max(_tensor_bytes(self.model, trained=True)),
         )
 
     def _passes(self, way: Way, slots: int, *, recomputed: bool) -> Passes:
@@ -218,6 +219,11 @@ class RankStudy:
             losses=losses,
             watch=lambda logits_BK, labels, losses_B: sums.add(logits_BK, labels, losses_B, torch.ones_like(losses_B)),
         )
+
+
+def _tensor_bytes(model: nn.Module, *, trained: bool = False) -> list[int]:
+    """Return the bytes of each parameter, or of those that are trained."""
+    return [sizes([parameter]) for parameter in model.parameters() if parameter.requires_grad or not trained]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -28,8 +28,13 @@ def add_noise(model: nn.Module, *, std: float, seed: int, step: int) -> None:
     for number, parameter in enumerate(model.parameters()):
         gradient = parameter.grad
         if gradient is not None:
-            generator = torch.Generator(gradient.device)
-            generator.manual_seed(make_key("gradient noise", seed, step, number) >> 1)
-            noise = torch.empty(gradient.shape, dtype=gradient.dtype, device=gradient.device)
-            noise.normal_(std=std, generator=generator)
-            local(gradient).add_(local(shard_like(noise, gradient)))
+            _add_to(gradient, std=std, key=make_key("gradient noise", seed, step, number))
+
+
+def _add_to(gradient: torch.Tensor, *, std: float, key: int) -> None:
+    """Add the noise of one gradient, which is let go before the next one's is drawn."""
+    generator = torch.Generator(gradient.device)
+    generator.manual_seed(key >> 1)
+    noise = torch.empty(gradient.shape, dtype=gradient.dtype, device=gradient.device)
+    noise.normal_(std=std, generator=generator)
+    local(gradient).add_(local(shard_like(noise, gradient)))

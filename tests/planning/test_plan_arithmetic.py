@@ -70,6 +70,14 @@ def test_one_rank_holds_the_sum_of_its_parts() -> None:
     assert sum(memory.parts.values()) == 1000 + 1000 + 2000 + 600 + 30
 
 
+def test_noise_of_the_largest_gradient_is_drawn_whole_before_the_update() -> None:
+    noisy = dataclasses.replace(MODEL, noise=300)
+    assert rank_memory(noisy, STEP, way=Way.plain, ranks=1).moments["the update"] == 4030 + 300
+    assert rank_memory(noisy, STEP, way=Way.ddp, ranks=4).moments["the update"] == 4030 + 300
+    # Sharded, a rank's part of it lies beside the whole.
+    assert rank_memory(noisy, STEP, way=Way.fsdp, ranks=4).moments["the update"] == 1030 + 300 + 75
+
+
 def test_a_replica_holds_what_one_rank_holds_and_a_shard_gathers_for_a_checkpoint() -> None:
     plain, ddp = (rank_memory(MODEL, STEP, way=way, ranks=ranks) for way, ranks in ((Way.plain, 1), (Way.ddp, 8)))
     assert ddp.parts == plain.parts

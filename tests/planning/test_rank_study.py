@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-import pytest
+import copy
 
+import pytest
+import torch
+
+from allocations import allocated
 from pipeline.compose import compose
 from pipeline.plan import make_planned
 from pipeline.plan_config import PLAN_SCHEMAS
 from pipeline.planning.memory import Way
 from pipeline.planning.planned import RankStudy
 from pipeline.planning.rehearsal import Rehearsal
+from pipeline.training.gradient_noise import add_noise
 
 STATED = ["samples=100000", "image_shape=[8,8,3]", "classes=10", "batch.size=64", "shuffle_samples=0"]
 DEEP = ["model=bottleneck_mlp", "model.depth=3", "model.width=16", "model.dropout=0.1"]
@@ -63,3 +68,13 @@ def test_gradients_are_there_at_the_last_evaluation_where_the_run_ends_inside_an
     )
     assert whole == at_an_end == beyond
     assert inside == whole + study_of("plain").model_bytes.gradients
+
+
+def test_noise_holds_what_a_cpu_allocates_for_it() -> None:
+    study = study_of("plain", "gradient_noise.std=0.1")
+    model = copy.deepcopy(study.model).to_empty(device="cpu")
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    most_bytes, left_bytes = allocated(lambda: add_noise(model, std=0.1, seed=7, step=3))
+    assert (study.model_bytes.noise, 0) == (most_bytes, left_bytes)
+    assert study_of("plain").model_bytes.noise == 0
