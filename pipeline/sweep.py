@@ -36,6 +36,7 @@ from pipeline.sweeping.table import (
     number_text,
     runs_table,
     shown,
+    shown_metric,
     table_of,
     text_table,
 )
@@ -78,7 +79,7 @@ def main(argv: list[str]) -> int:
             sys.stdout.write(f"failed      {result.number:04d} {options_text(result.options)}: {result.failure}\n")
         if failed:
             sys.stdout.write(f"            logs in {folder}/logs; the same command again tries them once more\n")
-        check_metric(results, config.metric)
+        check_metric(results, shown_metric(results, config.metric))
     return EXIT_SOME_FAILED if failed else 0
 
 
@@ -122,7 +123,8 @@ def run_all(sweep: OpenSweep, runs: Sequence[ResolvedRun], config: SweepConfig) 
         num_ended += 1
         left_s = passed_s / num_ended * (todo - num_ended)
         left = f", about {duration_text(left_s)} left" if num_ended < todo else ""
-        told = value_text(result, config.metric) if result.summary is not None else f"failed, {result.failure}"
+        metric = shown_metric([result], config.metric)
+        told = value_text(result, metric) if result.summary is not None else f"failed, {result.failure}"
         sys.stdout.write(
             f"[{done + num_ended}/{num_runs}] {result.number:04d} {options_text(result.options)}: {told}{left}\n"
         )
@@ -133,7 +135,7 @@ def run_all(sweep: OpenSweep, runs: Sequence[ResolvedRun], config: SweepConfig) 
 
 def report(results: Sequence[Result], config: SweepConfig, swept: Swept, folder: Path) -> str:
     """Write table, CSV and plot into the sweep's folder and return the table for the terminal."""
-    metric = config.metric
+    metric = shown_metric(results, config.metric)
     higher = is_higher_better(metric, config.goal)
     lines = lines_of(results, metric=metric)
     best = best_line(lines, higher=higher)

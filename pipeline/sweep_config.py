@@ -83,7 +83,10 @@ class SweepConfig(RunsConfig):
     together: list[str] = field(
         default_factory=list, metadata={"help": "swept options whose values go in step instead of being crossed"}
     )
-    metric: str = field(default="val/top1_frac", metadata={"help": "what the table and the plot show, of summary.json"})
+    metric: str | None = field(
+        default=None,
+        metadata={"help": "what table and plot show, of summary.json; null: accuracy, or what is there instead"},
+    )
     goal: Goal = field(
         default=Goal.auto, metadata={"help": "what is best; auto: the lowest of a loss or an error, else the highest"}
     )

@@ -21,12 +21,13 @@ from typing import Any
 from pipeline.shards.errors import UserError
 from pipeline.sweep_config import Goal
 from pipeline.sweeping.axes import Point
+from pipeline.track.report.run_facts import QUALITY_KEYS
 
 SEED = "seed"
 # A metric with one of these words in its name is better when it is lower.
 LOWER_IS_BETTER = ("loss", "error", "mse", "wall_s", "bytes", "wait")
 # What the file of single runs has beside the metric.
-RUN_COLUMNS = ("val/top1_frac", "val/loss", "steps", "parameters", "rate/images_per_s", "wall_s")
+RUN_COLUMNS = ("val/loss", "steps", "parameters", "rate/images_per_s", "wall_s")
 Table = tuple[list[str], list[list[str]]]
 
 
@@ -106,6 +107,14 @@ def metric_of(result: Result, metric: str) -> float | None:
     return float(value) if is_number and value is not None else None
 
 
+def shown_metric(results: Sequence[Result], metric: str | None) -> str:
+    """Return the metric that is wanted; for None the one that tells how good these runs are, as reports take it."""
+    if metric is not None:
+        return metric
+    there = (key for key in QUALITY_KEYS if any(metric_of(result, key) is not None for result in results))
+    return next(there, QUALITY_KEYS[-1])
+
+
 def check_metric(results: Sequence[Result], metric: str) -> None:
     """Refuse a metric that no finished run has.
 
@@ -167,7 +176,8 @@ def table_of(lines: Sequence[Line], *, metric: str, best: Line | None) -> Table:
 def runs_table(results: Sequence[Result], *, metric: str) -> Table:
     """Return header and rows of single runs, for runs.csv: numbers as they are, empty where a run has none."""
     names = names_of([result.options for result in results])
-    columns = list(dict.fromkeys([metric, *RUN_COLUMNS]))
+    quality = [key for key in reversed(QUALITY_KEYS) if any(key in (result.summary or {}) for result in results)]
+    columns = list(dict.fromkeys([metric, *quality, *RUN_COLUMNS]))
     rows = []
     for result in results:
         summary = result.summary or {}

@@ -23,6 +23,7 @@ from pipeline.sweeping.table import (
     number_text,
     runs_table,
     shown,
+    shown_metric,
     table_of,
     text_table,
 )
@@ -76,6 +77,16 @@ def test_a_metric_that_no_run_has_is_refused_with_those_there_are() -> None:
         UserError, match=r"sweep.metric=val/map_frac: no run has it; there are steps, val/loss, val/top1"
     ):
         check_metric(RESULTS, "val/map_frac")
+
+
+def test_the_metric_that_is_shown_is_the_one_that_tells_how_good_the_runs_are() -> None:
+    regression = Result(number=0, options={}, summary={"val/mse": 0.2, "val/r2_frac": 0.8, "val/top1_frac": math.nan})
+    assert shown_metric(RESULTS, None) == "val/top1_frac"
+    assert shown_metric([FAILED, regression], None) == "val/r2_frac"
+    assert shown_metric([regression], "val/mse") == "val/mse"
+    assert shown_metric([FAILED], None) == "val/top1_frac"
+    header, rows = runs_table([regression], metric="val/mse")
+    assert (header[1:3], rows[0][1:3]) == (["val/mse", "val/top1_frac"], ["0.2", "nan"])
 
 
 def test_csv_is_read_back_by_another_reader() -> None:
