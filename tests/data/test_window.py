@@ -9,6 +9,7 @@ import threading
 import time
 import tracemalloc
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from random import Random
 
@@ -334,19 +335,20 @@ def test_each_sample_is_dropped_about_equally_often() -> None:
     assert sum((place_in_shard[place] - expected) ** 2 / expected for place in range(10)) < 33.7
 
 
-def test_a_billion_samples_in_fifty_thousand_shards_cost_under_a_megabyte() -> None:
+def test_a_billion_samples_in_fifty_thousand_shards_cost_under_a_megabyte(
+    record_property: Callable[[str, object], None],
+) -> None:
     counts = np.full(50_000, 20_000)
     tracemalloc.start()
     begin = time.perf_counter()
     order = WindowOrder(shard_counts=counts, batch_size=1024, seed=1)
     ids = order.global_batch(epoch=3, step=900_000).sample_ids
-    took_s = time.perf_counter() - begin
+    record_property("first_batch_s", time.perf_counter() - begin)
     kept_bytes, peak_bytes = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert len(set(ids.tolist())) == 1024
     assert kept_bytes < 1_000_000
     assert peak_bytes < 10_000_000
-    assert took_s < 1
 
 
 def test_threads_at_different_epochs_get_what_one_thread_gets() -> None:
