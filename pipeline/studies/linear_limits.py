@@ -16,30 +16,29 @@ LINEAR, HIDDEN = "logistic_regression", "mlp"
 
 def groups(scale: Scale, seeds: str) -> Sequence[Group]:
     epochs, hidden = ("6", "[512]") if scale is Scale.laptop else ("100", "[4096]")
-    plain = (f"seed={seeds}", "optimizer=sgd", "augment=none", "schedule=constant", "batch.size=64")
+    plain = (f"seed={seeds}", "optimizer=sgd", "augment=none", "batch.size=64")
+    rings = (*plain, "schedule=constant", "optimizer.rate=0.1", "trainer.max_epochs=40")
+    images = (*plain, "schedule=cosine", f"trainer.max_epochs={epochs}")
     return [
         Group(
             name="rings, linear",
             data="rings",
-            options=(f"model={LINEAR}", *plain, "optimizer.rate=0.1", "trainer.max_epochs=40"),
+            options=(f"model={LINEAR}", *rings),
         ),
         Group(
             name="rings, hidden",
             data="rings",
-            options=(f"model={HIDDEN}", "model.hidden=[32]", *plain, "optimizer.rate=0.1", "trainer.max_epochs=40"),
+            options=(f"model={HIDDEN}", "model.hidden=[32]", *rings),
         ),
         Group(
             name="cifar10, linear",
             data="cifar10",
-            options=(f"model={LINEAR}", *plain, "optimizer.rate=0.001", f"trainer.max_epochs={epochs}"),
+            options=(f"model={LINEAR}", *images, "optimizer.rate=0.001"),
         ),
         Group(
             name="cifar10, hidden",
             data="cifar10",
-            options=(
-                *(f"model={HIDDEN}", f"model.hidden={hidden}"),
-                *(*plain, "optimizer.rate=0.01", f"trainer.max_epochs={epochs}"),
-            ),
+            options=(f"model={HIDDEN}", f"model.hidden={hidden}", *images, "optimizer.rate=0.01"),
         ),
     ]
 
