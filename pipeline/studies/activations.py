@@ -17,11 +17,10 @@ from collections.abc import Sequence
 from pipeline.studies.estimate import Estimate, difference_of, mean_of
 from pipeline.studies.measures.layer_gradients import first_over_last, gradient_norms, gradient_panel, share_passed
 from pipeline.studies.panels.spread import spread_series
-from pipeline.studies.study import Group, Outcome, Picture, Scale, Study, StudyRuns, spread_text
+from pipeline.studies.study import ACCURACY, Group, Outcome, Picture, Scale, Study, StudyRuns, spread_text
 from pipeline.studies.verdict import Check
 from pipeline.track.plots import Axis, Mark, Panel, seeds_text
 
-ACCURACY = "val/top1_frac"
 # The initialisation that is meant for each kind of unit; softmax and gelu have none of their own.
 INITS = {"sigmoid": "xavier", "tanh": "xavier", "relu": "kaiming", "gelu": "kaiming", "softmax": "xavier"}
 DEPTHS = (2, 4, 8, 16, 32)

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from pipeline.studies.study import Group, Scale, StudyRuns
+from pipeline.studies.study import ACCURACY, Group, Scale, StudyRuns
 
-ACCURACY = "val/top1_frac"
 TUNING_SEED = 1000
 EPOCHS, UPDATES, LONG = "equal epochs", "equal updates", "many epochs"
 # Samples of the set, epochs and updates of the two ways to compare, and the hidden layer.

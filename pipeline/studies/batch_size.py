@@ -13,7 +13,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pipeline.studies.batch_runs import (
-    ACCURACY,
     EPOCHS,
     LION_RATES,
     LION_SIZES,
@@ -30,7 +29,7 @@ from pipeline.studies.batch_runs import (
 from pipeline.studies.estimate import Estimate, difference_of, mean_of
 from pipeline.studies.measures.batch_costs import Cost, best_speed, cost_to
 from pipeline.studies.panels.batch_size import accuracy_panel, cost_panel, lion_panel, tuning_panel
-from pipeline.studies.study import Outcome, Picture, Scale, Study, StudyRun, StudyRuns, spread_text
+from pipeline.studies.study import ACCURACY, Outcome, Picture, Scale, Study, StudyRun, StudyRuns, spread_text
 from pipeline.studies.verdict import Check
 from pipeline.track.plots import seeds_text
 

@@ -16,10 +16,10 @@ import numpy as np
 from pipeline.data.subset import subset_ids
 from pipeline.shards.manifest import read_data_set
 from pipeline.studies.estimate import difference_of
-from pipeline.studies.measures.least_error import ACCURACY, least_error
+from pipeline.studies.measures.least_error import least_error
 from pipeline.studies.measures.random_features import FeatureFit, fit_features, read_images
 from pipeline.studies.panels.double_descent import Errors, feature_panel, network_panel, norm_panel
-from pipeline.studies.study import Group, Outcome, Picture, Scale, Study, StudyRun, StudyRuns, spread_text
+from pipeline.studies.study import ACCURACY, Group, Outcome, Picture, Scale, Study, StudyRun, StudyRuns, spread_text
 from pipeline.studies.verdict import Check
 from pipeline.track.plots import seeds_text
 

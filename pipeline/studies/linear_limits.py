@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from pipeline.studies.estimate import difference_of, mean_of
 from pipeline.studies.panels.levels import levels_panel
-from pipeline.studies.panels.plane import ACCURACY, boundary
-from pipeline.studies.study import Group, Outcome, Picture, Scale, Study, StudyRuns, spread_text
+from pipeline.studies.panels.plane import boundary
+from pipeline.studies.study import ACCURACY, Group, Outcome, Picture, Scale, Study, StudyRuns, spread_text
 from pipeline.studies.verdict import Check
 from pipeline.track.plots import Axis, seeds_text
 

@@ -17,11 +17,11 @@ from torch import nn
 from pipeline.shards.errors import UserError
 from pipeline.studies.estimate import difference_of, mean_of
 from pipeline.studies.measures.curvature import gradient_and_curvatures, num_different_units
-from pipeline.studies.measures.equal_loss import ACCURACY, AtLoss, at_losses
+from pipeline.studies.measures.equal_loss import AtLoss, at_losses
 from pipeline.studies.measures.models_along import training_samples
 from pipeline.studies.panels.noise_helps import at_equal_loss, neurons, ways_down, ways_on
 from pipeline.studies.panels.plane import boundary
-from pipeline.studies.study import Group, Outcome, Picture, Scale, Study, StudyRun, StudyRuns, spread_text
+from pipeline.studies.study import ACCURACY, Group, Outcome, Picture, Scale, Study, StudyRun, StudyRuns, spread_text
 from pipeline.studies.verdict import Check
 from pipeline.track.plots import seeds_text
 from pipeline.trained import build_trained, open_trained

@@ -14,7 +14,7 @@ from pipeline.shards.errors import UserError
 from pipeline.studies.estimate import difference_of, mean_of
 from pipeline.studies.panels.levels import levels_panel
 from pipeline.studies.panels.spread import spread_series
-from pipeline.studies.study import Group, Outcome, Picture, Scale, Study, StudyRun, StudyRuns, spread_text
+from pipeline.studies.study import ACCURACY, Group, Outcome, Picture, Scale, Study, StudyRun, StudyRuns, spread_text
 from pipeline.studies.verdict import Check
 from pipeline.track.plots import Axis, Panel, seeds_text
 
@@ -151,7 +151,7 @@ def evaluations_of(run: StudyRun) -> list[Reached]:
         UserError: not all of them have a gap beside them, or something is not finite.
     """
     steps_per_epoch = run.metric("steps") / run.record.config["trainer"]["max_epochs"]
-    names = ("gap/train_top1_frac", "val/top1_frac", "val/loss")
+    names = ("gap/train_top1_frac", ACCURACY, "val/loss")
     by_step = [run.logged(name) for name in names if name in run.record.series]
     if len(by_step) < len(names) or any(found.keys() != by_step[0].keys() for found in by_step):
         raise UserError(f"{run.record.folder}: not each evaluation has its gap; run the study anew with another dir=")

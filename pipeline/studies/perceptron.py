@@ -11,7 +11,7 @@ from pipeline.studies.measures.linear_units import distance_by_epoch, mistakes_b
 from pipeline.studies.measures.models_along import models_along, training_samples
 from pipeline.studies.panels.plane import PLANE, shares_over_plane
 from pipeline.studies.panels.spread import spread_series
-from pipeline.studies.study import Group, Outcome, Picture, Scale, Study, StudyRun, StudyRuns, spread_text
+from pipeline.studies.study import ACCURACY, Group, Outcome, Picture, Scale, Study, StudyRun, StudyRuns, spread_text
 from pipeline.studies.verdict import Check
 from pipeline.track.plots import Axis, Field, Mark, Panel, Series, seeds_text
 from pipeline.trained import Trained, open_trained
@@ -24,7 +24,6 @@ POINTS_SIGMOID, SIGMOID = "points mixed, sigmoid", "all images, sigmoid"
 WEIGHT_DECAY = 0.1
 # Of the solved weights' length: the sigmoid unit is to end no further from them.
 NEAR = 1e-3
-ACCURACY = "val/top1_frac"
 
 
 def groups(scale: Scale, seeds: str) -> Sequence[Group]:

@@ -11,14 +11,13 @@ from pipeline.studies.estimate import difference_of, mean_of
 from pipeline.studies.measures.first_layer import DRAWN_SIDE, neighbour_correlation, units, weights_of
 from pipeline.studies.panels.levels import levels_panel
 from pipeline.studies.panels.spread import spread_series
-from pipeline.studies.study import Group, Outcome, Picture, Scale, Study, StudyRuns, spread_text
+from pipeline.studies.study import ACCURACY, Group, Outcome, Picture, Scale, Study, StudyRuns, spread_text
 from pipeline.studies.verdict import Check
 from pipeline.track.plots import Axis, Panel, seeds_text
 from pipeline.trained import open_trained
 
 PLAIN, SHUFFLED = "as it is", "shuffled"
 FLIPS, FLIPS_FIRST, FLIPS_LAST = "mirrored", "mirrored, then shuffled", "shuffled, then mirrored"
-ACCURACY = "val/top1_frac"
 # Two accuracies are taken for the same if they differ by less, in points, and for different if by more.
 MARGIN = 1.5
 # Of correlations, likewise.

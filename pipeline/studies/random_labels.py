@@ -11,14 +11,14 @@ from collections.abc import Sequence
 
 from pipeline.studies.estimate import difference_of, mean_of
 from pipeline.studies.panels.spread import spread_series
-from pipeline.studies.study import Group, Outcome, Picture, Scale, Study, StudyRun, StudyRuns, spread_text
+from pipeline.studies.study import ACCURACY, Group, Outcome, Picture, Scale, Study, StudyRun, StudyRuns, spread_text
 from pipeline.studies.verdict import Check
 from pipeline.track.plots import Axis, Mark, Panel, seeds_text
 
 GROUP, SHARE = "cifar10", "data.label_noise"
 SHARES = ("0", "0.25", "0.5", "0.75", "1")
 TRUE, RANDOM = SHARES[0], SHARES[-1]
-FITTED, NEW = "gap/train_top1_frac", "val/top1_frac"
+FITTED, NEW = "gap/train_top1_frac", ACCURACY
 CHANCE = 10.0
 # Of the labels of an epoch, while it is trained on: by then a network is well on its way to all of them.
 MOSTLY_FRAC = 0.95
@@ -144,10 +144,8 @@ def _note(epochs: dict[str, list[float | None]]) -> str:
     if not pairs:
         return "Random labels were not learnt within the epochs that there were."
     times = statistics.fmean(random / true for random, true in pairs)
-    return (
-        f"Random labels took {times:.1f} times as many epochs as true ones until {100 * MOSTLY_FRAC:g} % were given"
-        " back."
-    )
+    mostly = f"{100 * MOSTLY_FRAC:g} % were given back"
+    return f"Random labels took {times:.1f} times as many epochs as true ones until {mostly}."
 
 
 def _accuracies(fitted: dict[str, list[float]], new: dict[str, list[float]]) -> Panel:

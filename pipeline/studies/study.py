@@ -24,6 +24,9 @@ from pipeline.sweeping.axes import Point
 from pipeline.track.plots import Panel
 from pipeline.track.run_reading import RunRecord
 
+# The share of right answers on the validation split, 0 to 1, in a run's metrics.
+ACCURACY = "val/top1_frac"
+
 
 class Scale(Enum):
     """For whom: minutes on two cores, or the bigger twin for a machine with a GPU."""

@@ -12,7 +12,6 @@ from made_runs import made_run
 from pipeline.model.hidden_layer import HiddenLayer
 from pipeline.model.mlp import mlp
 from pipeline.studies.activations import (
-    ACCURACY,
     DEEP,
     DEPTHS,
     INITS,
@@ -28,7 +27,7 @@ from pipeline.studies.activations import (
     measure,
 )
 from pipeline.studies.measures.layer_gradients import first_over_last, gradient_norms, share_passed
-from pipeline.studies.study import Scale, StudyRun, StudyRuns
+from pipeline.studies.study import ACCURACY, Scale, StudyRun, StudyRuns
 from pipeline.studies.verdict import Verdict, verdict_of
 from pipeline.track.plots import save_plot
 from pipeline.track.run_reading import read_run

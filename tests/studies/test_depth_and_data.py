@@ -17,8 +17,8 @@ from pipeline.studies.depth_and_data import (
     measure,
     wins_from,
 )
-from pipeline.studies.measures.least_error import ACCURACY, least_error
-from pipeline.studies.study import Scale, StudyRuns
+from pipeline.studies.measures.least_error import least_error
+from pipeline.studies.study import ACCURACY, Scale, StudyRuns
 from pipeline.studies.verdict import Verdict, verdict_of
 from pipeline.track.plots import save_plot
 

@@ -21,9 +21,8 @@ from pipeline.studies.double_descent import (
     groups,
     measure,
 )
-from pipeline.studies.measures.least_error import ACCURACY
 from pipeline.studies.measures.random_features import FeatureFit, fit_features, read_images
-from pipeline.studies.study import Scale, StudyRun, StudyRuns
+from pipeline.studies.study import ACCURACY, Scale, StudyRun, StudyRuns
 from pipeline.studies.verdict import Verdict, verdict_of
 from pipeline.sweeping.axes import points, read_swept
 from pipeline.sweeping.many import resolved

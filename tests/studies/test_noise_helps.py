@@ -14,7 +14,7 @@ from torch import nn
 from pipeline.shards.errors import UserError
 from pipeline.studies.measures import equal_loss
 from pipeline.studies.measures.curvature import num_different_units
-from pipeline.studies.measures.equal_loss import ACCURACY, AtLoss, at_losses
+from pipeline.studies.measures.equal_loss import AtLoss, at_losses
 from pipeline.studies.noise_helps import (
     FULL,
     LARGE,
@@ -32,7 +32,7 @@ from pipeline.studies.noise_helps import (
     weights_of,
 )
 from pipeline.studies.panels.noise_helps import loss_series, neurons
-from pipeline.studies.study import Scale, StudyRun, StudyRuns
+from pipeline.studies.study import ACCURACY, Scale, StudyRun, StudyRuns
 from pipeline.sweeping.axes import points, read_swept
 from pipeline.sweeping.many import resolved
 from pipeline.track.run_reading import RunRecord, Series, read_run

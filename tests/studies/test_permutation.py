@@ -12,8 +12,8 @@ from pipeline.compose import compose
 from pipeline.config import TRAIN_SCHEMAS, TrainConfig
 from pipeline.studies.data_sets import DATA_SETS
 from pipeline.studies.measures.first_layer import DRAWN_SIDE, Weights, neighbour_correlation, units
-from pipeline.studies.permutation import ACCURACY, FLIPS, FLIPS_FIRST, FLIPS_LAST, PLAIN, SHUFFLED, groups, measure
-from pipeline.studies.study import Scale, StudyRun, StudyRuns
+from pipeline.studies.permutation import FLIPS, FLIPS_FIRST, FLIPS_LAST, PLAIN, SHUFFLED, groups, measure
+from pipeline.studies.study import ACCURACY, Scale, StudyRun, StudyRuns
 from pipeline.studies.verdict import Verdict, verdict_of
 from pipeline.track.plots import save_plot
 from pipeline.track.run_reading import RunRecord, Series, read_run

@@ -43,7 +43,7 @@ def cost_to(record: RunRecord, *, loss: float, batch: int, images_per_s: float) 
             if before is not None:
                 middle = place + (before - loss) / (before - value) * (middle - place)
             samples = batch * middle
-            return Cost(updates=samples / batch, samples=samples, seconds=samples / images_per_s)
+            return Cost(updates=middle, samples=samples, seconds=samples / images_per_s)
         step, place, before = row_step, middle, value
     return None
 

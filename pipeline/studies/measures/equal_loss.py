@@ -11,10 +11,8 @@ from dataclasses import dataclass
 from pipeline.shards.errors import UserError
 from pipeline.studies.measures.curvature import loss_of, sharpness
 from pipeline.studies.measures.models_along import models_along, training_samples
-from pipeline.studies.study import StudyRun
+from pipeline.studies.study import ACCURACY, StudyRun
 from pipeline.trained import open_trained
-
-ACCURACY = "val/top1_frac"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from pipeline.studies.study import StudyRun
-
-ACCURACY = "val/top1_frac"
+from pipeline.studies.study import ACCURACY, StudyRun
 
 
 def least_error(run: StudyRun) -> float:

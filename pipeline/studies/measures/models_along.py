@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -21,13 +22,13 @@ from torch import nn
 from pipeline.build_model import build_model
 from pipeline.build_order import num_trained_on
 from pipeline.data.augment import normalise
-from pipeline.data.order import slots_of
+from pipeline.data.order import Int64Array, slots_of
 from pipeline.data.packed import PackedReader
 from pipeline.data.reader import LabelArray
 from pipeline.data.subset import subset_ids
 from pipeline.data_config import DataConfig
 from pipeline.run_folder import CHECKPOINT_FOLDER
-from pipeline.shards.manifest import read_data_set
+from pipeline.shards.manifest import DataSet, read_data_set
 from pipeline.trained import PREFIX, Trained
 from pipeline.training.checkpoint import load_checkpoint, stored_checkpoints
 
@@ -55,15 +56,24 @@ def stored_samples(data: DataConfig, split: str) -> tuple[torch.Tensor, LabelArr
     Raises:
         UserError: the data set is no local packed one, or is gone.
     """
-    reader = PackedReader(read_data_set(Path(data.places[0])), split)
-    sample_ids = np.arange(reader.num_samples, dtype=np.int64)
+    data_set = read_data_set(Path(data.places[0]))
+    num_samples = data_set.split(split).num_samples
+    sample_ids = np.arange(num_samples, dtype=np.int64)
     if split == data.train_split and data.train_samples is not None:
-        wanted = num_trained_on(data, reader.num_samples)
-        sample_ids = subset_ids(num_samples=reader.num_samples, wanted=wanted, seed=data.subset_seed)
-    images_BHWC = torch.empty((len(sample_ids), *reader.image_shape), dtype=torch.uint8)
-    labels = reader.fill(slots_of(sample_ids), epoch=0, out=images_BHWC)
-    reader.close()
-    return images_BHWC, labels
+        wanted = num_trained_on(data, num_samples)
+        sample_ids = subset_ids(num_samples=num_samples, wanted=wanted, seed=data.subset_seed)
+    return samples_at(data_set, split, sample_ids)
+
+
+def samples_at(data_set: DataSet, split: str, sample_ids: Int64Array) -> tuple[torch.Tensor, LabelArray]:
+    """Return these samples of a local packed data set: images, uint8 (N, H, W, C), and labels or targets.
+
+    Raises:
+        UserError: it is no packed one, or has no such split.
+    """
+    with closing(PackedReader(data_set, split)) as reader:
+        images_BHWC = torch.empty((len(sample_ids), *reader.image_shape), dtype=torch.uint8)
+        return images_BHWC, reader.fill(slots_of(sample_ids), epoch=0, out=images_BHWC)
 
 
 def models_along(trained: Trained) -> Iterator[tuple[int, nn.Module]]:

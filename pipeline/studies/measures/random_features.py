@@ -22,9 +22,9 @@ from torch.nn import functional
 
 from pipeline.build import pixel_statistics
 from pipeline.data.augment import normalise
-from pipeline.data.order import Int64Array, slots_of
-from pipeline.data.packed import PackedReader
+from pipeline.data.order import Int64Array
 from pipeline.shards.manifest import read_data_set
+from pipeline.studies.measures.models_along import samples_at
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,12 +42,10 @@ def read_images(path: Path, split: str, sample_ids: Int64Array) -> Images:
         UserError: there is none.
     """
     data_set = read_data_set(path)
-    reader = PackedReader(data_set, split)
-    images_BHWC = torch.empty((len(sample_ids), *reader.image_shape), dtype=torch.uint8)
-    labels_N = torch.from_numpy(reader.fill(slots_of(sample_ids), epoch=0, out=images_BHWC))
-    reader.close()
+    images_BHWC, labels_N = samples_at(data_set, split, sample_ids)
     mean, std = pixel_statistics(data_set.statistics, channels=images_BHWC.shape[3])
-    return Images(pixels_ND=normalise(images_BHWC, torch.tensor(mean), torch.tensor(std)), labels_N=labels_N)
+    pixels_ND = normalise(images_BHWC, torch.tensor(mean), torch.tensor(std))
+    return Images(pixels_ND=pixels_ND, labels_N=torch.from_numpy(labels_N))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from pipeline.studies.study import StudyRun
+from pipeline.studies.study import ACCURACY, StudyRun
 from pipeline.track.plots import Axis, Field, Panel
 from pipeline.trained import Trained, build_trained, open_trained
 
@@ -17,7 +17,6 @@ from pipeline.trained import Trained, build_trained, open_trained
 LEVELS = np.arange(0, 256, 2)
 # Lowest and highest x, lowest and highest y.
 PLANE = (0.0, 255.0, 0.0, 255.0)
-ACCURACY = "val/top1_frac"
 
 
 def boundary(run: StudyRun, *, title: str) -> Panel:
