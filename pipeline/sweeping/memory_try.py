@@ -7,7 +7,8 @@ A fresh process each, since what an earlier try has left behind (a fragmented al
 the answer. On several ranks one that finds no memory ends all of them, so they cannot disagree.
 
 On the CPU a limit makes a lack of memory an error of the allocator, where else the kernel would end some process, or
-swap. It is RLIMIT_DATA: private writable memory of a process, so shards that are mapped, and libraries, are not in it.
+swap. It is RLIMIT_DATA: private writable memory of a process, so shards that are mapped are not in it, nor is the code
+of libraries. What a start takes is: 0.35 GB where torch is for CPUs alone, 0.9 GB where it comes with CUDA.
 """
 
 from __future__ import annotations
